@@ -80,6 +80,15 @@ Result<UniqueFd> connect_unix(const std::string& path, uint64_t deadline_ns) {
 
 }  // namespace
 
+bool process_lives(int pid) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+    std::string text;
+    if (pid <= 0 || !std::getline(file, text)) return false;
+    const size_t name_end = text.rfind(')');  // the name may hold anything
+    if (name_end == std::string::npos || name_end + 2 >= text.size()) return false;
+    return text[name_end + 2] != 'Z' && text[name_end + 2] != 'X';
+}
+
 int living_qemu(const std::string& dir) {
     std::ifstream file(dir + "/qemu.pid");
     int pid = 0;
@@ -151,7 +160,7 @@ Status Lander::connect_monitor() {
             monitor_ = std::move(*client);
             return {};
         }
-        if (pid_ != 0 && ::kill(pid_, 0) != 0) {
+        if (pid_ != 0 && !process_lives(pid_)) {
             return make_error(Errc::io, "the landing QEMU ended at once: " + log_tail());
         }
         if (now_ns() >= deadline_ns) {
@@ -233,7 +242,7 @@ Status Lander::kill() {
     const uint64_t deadline_ns = now_ns() + 10 * kNsPerSecond;
     ::kill(pid_, SIGTERM);
     bool forced = false;
-    while (::kill(pid_, 0) == 0) {
+    while (process_lives(pid_)) {
         if (now_ns() >= deadline_ns) return make_error(Errc::timeout, "QEMU " + std::to_string(pid_) + " does not end");
         if (!forced && now_ns() + 7 * kNsPerSecond >= deadline_ns) {
             ::kill(pid_, SIGKILL);

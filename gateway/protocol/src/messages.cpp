@@ -99,6 +99,14 @@ EnrolResult get_enrol_result(ByteReader& r) {
     m.reason = r.text_sized(kReasonBytesMax);
     m.sealed = Epoch{r.le32()};
     m.newest = Epoch{r.le32()};
+    m.point_unix_ms = static_cast<int64_t>(r.le64());
+    return m;
+}
+
+FingerprintsRequest get_fingerprints_request(ByteReader& r) {
+    FingerprintsRequest m;
+    m.vm = get_vm(r);
+    m.after_batches = r.le64();
     return m;
 }
 
@@ -153,7 +161,7 @@ Seal get_seal(ByteReader& r) {
     m.vm = get_vm(r);
     m.epoch = Epoch{r.le32()};
     m.batches = r.le64();
-    m.final_seal = get_flag(r);
+    m.handover = r.le64();
     m.point_unix_ms = static_cast<int64_t>(r.le64());
     const ByteSpan state = r.take_sized(kDeviceStateBytesMax);
     m.device_state.assign(state.begin(), state.end());
@@ -214,10 +222,12 @@ Bytes encode(const Message& message) {
                 w.put_sized(std::string_view(m.reason).substr(0, kReasonBytesMax));
                 w.le32(raw(m.sealed));
                 w.le32(raw(m.newest));
+                w.le64(static_cast<uint64_t>(m.point_unix_ms));
             },
             [&](const FingerprintsRequest& m) {
                 put_kind(w, Kind::fingerprints_request);
                 put_vm(w, m.vm);
+                w.le64(m.after_batches);
             },
             [&](const Fingerprints& m) {
                 put_kind(w, Kind::fingerprints);
@@ -247,7 +257,7 @@ Bytes encode(const Message& message) {
                 put_vm(w, m.vm);
                 w.le32(raw(m.epoch));
                 w.le64(m.batches);
-                w.u8(m.final_seal ? 1 : 0);
+                w.le64(m.handover);
                 w.le64(static_cast<uint64_t>(m.point_unix_ms));
                 w.put_sized(ByteSpan(m.device_state));
             },
@@ -297,7 +307,7 @@ Result<Message> decode(ByteSpan bytes) {
         case Kind::hello: message = get_hello(r); break;
         case Kind::enrol: message = get_enrol(r); break;
         case Kind::enrol_result: message = get_enrol_result(r); break;
-        case Kind::fingerprints_request: message = FingerprintsRequest{get_vm(r)}; break;
+        case Kind::fingerprints_request: message = get_fingerprints_request(r); break;
         case Kind::fingerprints: message = get_fingerprints(r); break;
         case Kind::batch_ack: message = get_batch_ack(r); break;
         case Kind::nak: message = get_nak(r); break;

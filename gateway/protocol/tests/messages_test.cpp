@@ -21,12 +21,12 @@ std::vector<Message> one_of_each() {
     return {Hello{1, "site-a", 42, 1700000000000},
             Enrol{VmId{7}, "db", "u-1", {{RegionKind::main_ram, 1 << 28, "pc.ram"}, {RegionKind::disk, 512, "d0"}},
                   "{}", {"-m", "256"}, Epoch{3}},
-            EnrolResult{VmId{7}, false, "cpu differs", Epoch{2}, Epoch{3}},
-            FingerprintsRequest{VmId{7}},
+            EnrolResult{VmId{7}, false, "cpu differs", Epoch{2}, Epoch{3}, 99},
+            FingerprintsRequest{VmId{7}, 8},
             prints,
             BatchAck{VmId{7}, {1, 2, 3}},
             Nak{VmId{7}, 9, {{RegionId{0}, 5, Epoch{3}}}},
-            Seal{VmId{7}, Epoch{3}, 12, true, 1700000000001, Bytes(5, std::byte{1})},
+            Seal{VmId{7}, Epoch{3}, 12, 6, 1700000000001, Bytes(5, std::byte{1})},
             SealResult{VmId{7}, Epoch{3}, true, "", 1000},
             Handover{Bytes(3, std::byte{9})},
             Forget{VmId{7}},
@@ -57,8 +57,8 @@ TEST(Messages, GoldenBytes) {
     EXPECT_EQ(hex(encode(Hello{1, "ab", 2, 3})), "010100020000006162" "0200000000000000" "0300000000000000");
     EXPECT_EQ(hex(encode(Nak{VmId{1}, 2, {{RegionId{3}, 4, Epoch{5}}}})),
               "07" "01000000" "0200000000000000" "0100" "0300" "0400000000000000" "05000000");
-    EXPECT_EQ(hex(encode(Seal{VmId{1}, Epoch{2}, 3, true, 4, Bytes(1, std::byte{0xaa})})),
-              "08" "01000000" "02000000" "0300000000000000" "01" "0400000000000000" "01000000" "aa");
+    EXPECT_EQ(hex(encode(Seal{VmId{1}, Epoch{2}, 3, 1, 4, Bytes(1, std::byte{0xaa})})),
+              "08" "01000000" "02000000" "0300000000000000" "0100000000000000" "0400000000000000" "01000000" "aa");
 }
 
 // Every truncation and every single-byte change gives a message or an error, never more than that.

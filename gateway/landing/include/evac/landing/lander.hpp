@@ -60,6 +60,8 @@ class Lander {
     int pid_ = 0;
 };
 
+// False for a process that is gone or only waits to be reaped.
+bool process_lives(int pid);
 // The process that wrote `dir`/qemu.pid, if it is still that QEMU; 0 otherwise.
 int living_qemu(const std::string& dir);
 

@@ -69,18 +69,20 @@ struct Enrol {
     Epoch last_epoch{};              // the newest that home used
 };
 
-// 0x03  vm:le32 ok:u8 reason:text sealed:le32 newest:le32
+// 0x03  vm:le32 ok:u8 reason:text sealed:le32 newest:le32 point:le64
 struct EnrolResult {
     VmId vm{};
     bool ok = false;
     std::string reason;
     Epoch sealed{};  // newest complete recovery point, 0 = none
     Epoch newest{};  // newest epoch seen in any page
+    int64_t point_unix_ms = 0;  // the instant of the recovery point `sealed`
 };
 
-// 0x04  vm:le32
+// 0x04  vm:le32 after:le64
 struct FingerprintsRequest {
     VmId vm{};
+    uint64_t after_batches = 0;  // answered when so many batches of this session have come: home sends none meanwhile
 };
 
 // 0x05  vm:le32 region:le16 first:le64 count:le32 last:u8 zero_bits:u8[(count+7)/8] (low:le64 high:le64)*
@@ -114,17 +116,17 @@ struct Nak {
     std::vector<NakPage> pages;
 };
 
-// 0x08  vm:le32 epoch:le32 batches:le64 final:u8 wall:le64 state:text
+// 0x08  vm:le32 epoch:le32 batches:le64 handover:le64 wall:le64 state:text
 struct Seal {
     VmId vm{};
     Epoch epoch{};
     uint64_t batches = 0;  // ever sent for this VM in this session
-    bool final_seal = false;
+    uint64_t handover = 0;      // not 0: the final seal of this handover
     int64_t point_unix_ms = 0;  // the instant that the recovery point stands for
     Bytes device_state;         // see device_state.hpp
 };
 
-// 0x09  vm:le32 epoch:le32 ok:u8 reason:text apply:le64
+// 0x09  vm:le32 epoch:le32 ok:u8 reason:text apply:le64 ; about seals without a handover: those are answered by HANDOVER
 struct SealResult {
     VmId vm{};
     Epoch epoch{};

@@ -1,7 +1,7 @@
 #pragma once
-// The least IPv4 host that lets a bare device carry our UDP: neighbour resolution (ARP), ICMP echo replies,
-// and UDP frames both ways. Sans-I/O: frames and time come in by argument. A device port owns one.
-// Owning thread: the port's. No allocation after construction.
+// The least IPv4 host that lets a bare device carry our UDP: neighbour resolution (ARP), ICMP echo
+// replies, and UDP frames both ways. Sans-I/O: frames and time come in by argument. A device port
+// owns one. Owning thread: the port's. No allocation after construction.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -24,36 +24,38 @@ struct Ipv4HostOptions {
 class Ipv4Host {
   public:
     static constexpr size_t kNeighboursMax = 8;  // a gateway talks to one peer and one router
-    // While an address is wanted and unknown it is asked for at this fixed interval: no back-off, so that
-    // an outage's end is noticed at once (28 bytes five times a second).
+    // While an address is wanted and unknown it is asked for at this fixed interval: no back-off,
+    // so that an outage's end is noticed at once (28 bytes five times a second).
     static constexpr uint64_t kArpRetryNs = 200 * kNsPerMs;
-    // A known address in use is asked for again so often. It is never forgotten: during an outage the old
-    // answer is the best guess, and a new one replaces it when it comes.
+    // A known address in use is asked for again so often. It is never forgotten: during an outage
+    // the old answer is the best guess, and a new one replaces it when it comes.
     static constexpr uint64_t kArpRefreshNs = 20 * kNsPerSecond;
     // An address that nobody sent to for so long is not asked for any more.
     static constexpr uint64_t kArpWantedNs = 5 * kNsPerSecond;
 
     explicit Ipv4Host(const Ipv4HostOptions& options);
 
-    // The frame fields for datagrams to `to`, or null while the next hop's address is unknown (it is then
-    // marked wanted). Valid until the next call of any method.
+    // The frame fields for datagrams to `to`, or null while the next hop's address is unknown (it
+    // is then marked wanted). Valid until the next call of any method.
     const UdpFlow* flow_to(const UdpAddress& to, uint64_t now_ns);
 
-    // Writes the next ARP request that is due at now_ns and returns its size; 0 = none is due. Call until
-    // it returns 0, from both send and receive. `out` holds at least kArpFrameBytes.
+    // Writes the next ARP request that is due at now_ns and returns its size; 0 = none is due. Call
+    // until it returns 0, from both send and receive. `out` holds at least kArpFrameBytes.
     size_t write_due_request(uint64_t now_ns, std::span<std::byte> out);
 
     // Announces our own address (gratuitous ARP), for neighbours that know an older one.
     size_t write_announcement(std::span<std::byte> out) const;
 
     struct Input {
-        bool is_datagram = false;  // then from and payload are set; payload is a view into the frame
+        bool is_datagram =
+            false;  // then from and payload are set; payload is a view into the frame
         UdpAddress from;
         ByteSpan payload;
         size_t reply_bytes = 0;  // a frame to send back, written into `reply`
     };
     // Takes any frame. A reply that does not fit `reply` is not made. Counts into `counters`.
-    Input handle(ByteSpan frame, uint64_t now_ns, std::span<std::byte> reply, PortCounters& counters);
+    Input handle(ByteSpan frame, uint64_t now_ns, std::span<std::byte> reply,
+                 PortCounters& counters);
 
     uint16_t next_ip_id() { return ip_id_++; }
     const Ipv4HostOptions& options() const { return options_; }

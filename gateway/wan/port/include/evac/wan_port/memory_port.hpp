@@ -1,6 +1,6 @@
 #pragma once
-// Two datagram ports joined in memory: a perfect link with a bounded queue each way, for simulations and
-// unit tests. Owning thread: one thread for both ends. wait_fd() is -1.
+// Two datagram ports joined in memory: a perfect link with a bounded queue each way, for
+// simulations and unit tests. Owning thread: one thread for both ends. wait_fd() is -1.
 #include <cstddef>
 #include <memory>
 
@@ -16,7 +16,8 @@ struct MemoryPairOptions {
 };
 
 struct MemoryPair {
-    std::unique_ptr<DatagramPort> a, b;  // either may be destroyed first; sending to the gone one is a loss
+    std::unique_ptr<DatagramPort> a,
+        b;  // either may be destroyed first; sending to the gone one is a loss
 };
 
 MemoryPair make_memory_pair(const MemoryPairOptions& options);

@@ -1,0 +1,184 @@
+#include "api_routes.hpp"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "app.hpp"
+#include "files.hpp"
+#include "status_json.hpp"
+
+namespace evac::daemon {
+namespace {
+
+using Json = nlohmann::json;
+using api::HttpRequest;
+using api::HttpResponse;
+
+HttpResponse json_response(int status, const Json& body) {
+    return {status, body.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n", "application/json", {}};
+}
+
+HttpResponse error_response(const Error& error) {
+    int status = 500;
+    switch (error.code) {
+        case Errc::invalid_argument: status = 400; break;
+        case Errc::not_found: status = 404; break;
+        case Errc::already_exists:
+        case Errc::refused: status = 409; break;
+        case Errc::unavailable: status = 503; break;
+        default: break;
+    }
+    return json_response(status, {{"error", error.context}, {"code", to_string(error.code)}});
+}
+
+HttpResponse status_response(const Status& status, const Json& body = Json::object()) {
+    return status.ok() ? json_response(202, body) : error_response(status.error());
+}
+
+// A JSON object whose fields are all known; anything else names the field.
+class Fields {
+  public:
+    explicit Fields(const std::string& text) {
+        if (text.empty()) {
+            body_ = Json::object();
+            return;
+        }
+        body_ = Json::parse(text, nullptr, false);
+        if (!body_.is_object()) fail("body: a JSON object is accepted");
+    }
+    std::string text(const char* name, const std::string& fallback) {
+        return take<std::string>(name, fallback, &Json::is_string, "a text");
+    }
+    bool flag(const char* name) { return take<bool>(name, false, &Json::is_boolean, "true or false"); }
+    double number(const char* name, double fallback, double low, double high) {
+        const double value = take<double>(name, fallback, &Json::is_number, "a number");
+        if (!std::isfinite(value) || value < low || value > high) {
+            fail(std::string(name) + ": a number from " + std::to_string(low) + " to " + std::to_string(high) + " is accepted");
+        }
+        return value;
+    }
+    std::vector<std::string> texts(const char* name) {
+        std::vector<std::string> values;
+        const Json list = take<Json>(name, Json::array(), &Json::is_array, "a list of texts");
+        for (const auto& item : list) {
+            if (item.is_string()) {
+                values.push_back(item.get<std::string>());
+            } else {
+                fail(std::string(name) + ": a list of texts is accepted");
+            }
+        }
+        return values;
+    }
+    Status finish() {
+        if (!error_ && !body_.empty()) fail(body_.begin().key() + ": unknown field");
+        if (error_) return *error_;
+        return {};
+    }
+
+  private:
+    template <class T>
+    T take(const char* name, T fallback, bool (Json::*is)() const noexcept, const char* accepted) {
+        if (!body_.is_object() || !body_.contains(name)) return fallback;
+        const Json value = body_[name];
+        body_.erase(name);
+        if ((value.*is)()) return value.get<T>();
+        fail(std::string(name) + ": " + accepted + " is accepted");
+        return fallback;
+    }
+    void fail(const std::string& text) {
+        if (!error_) error_ = make_error(Errc::invalid_argument, text);
+    }
+    Json body_;
+    std::optional<Error> error_;
+};
+
+HttpResponse add_vm(App& app, const HttpRequest& r) {
+    Fields fields(r.body);
+    HomeService::AddRequest request;
+    request.name = fields.text("name", "");
+    request.qmp_path = fields.text("qmp", "");
+    request.priority = fields.number("priority", 1, 1, 1e6);
+    request.max_downtime_ms = fields.number("max_downtime_ms", 1000, 1, 1e9);
+    const Status checked = fields.finish();
+    if (!checked.ok()) return error_response(checked.error());
+    auto id = app.home().add(request);
+    if (!id.ok()) return error_response(id.error());
+    return json_response(202, vm_json(app, *app.home().find(*id)));
+}
+
+HttpResponse vm_route(App& app, const HttpRequest& r, const std::string& rest) {
+    const size_t slash = rest.find('/');
+    const std::string name = rest.substr(0, slash);
+    const std::string verb = slash == std::string::npos ? "" : rest.substr(slash + 1);
+    if (verb == "release" && r.method == "POST") {
+        AwayVm* staged = app.away().find(name);
+        if (staged == nullptr) return error_response(make_error(Errc::not_found, "vm '" + name + "' is not staged here"));
+        evacuation::AwayEvent event;
+        event.kind = evacuation::AwayEventKind::release_hold;
+        if (const auto* handover = app.desk().find(staged->id)) event.handover = handover->record().handover;
+        auto acts = app.desk().handle(staged->id, event, app.now());
+        if (!acts.ok()) return error_response(acts.error());
+        app.execute(std::move(acts));
+        return json_response(202, Json::object());
+    }
+    HomeVm* vm = app.home().find(name);
+    if (vm == nullptr) return error_response(make_error(Errc::not_found, "vm '" + name + "' is not enrolled"));
+    if (verb.empty() && r.method == "GET") return json_response(200, vm_json(app, *vm));
+    if (verb.empty() && r.method == "DELETE") return status_response(app.home().remove(name));
+    return json_response(405, {{"error", "method: GET, DELETE, or POST .../release are accepted"}});
+}
+
+HttpResponse evacuate(App& app, const HttpRequest& r) {
+    Fields fields(r.body);
+    EvacuateRequest request;
+    request.reason = fields.text("reason", "by the operator");
+    request.event_id = fields.text("event", "operator-" + random_hex(4));
+    request.planned = fields.flag("planned");
+    request.hold_landing = fields.flag("hold_landing");
+    request.vms = fields.texts("vms");
+    const Status checked = fields.finish();
+    if (!checked.ok()) return error_response(checked.error());
+    return status_response(app.evacuate(request), {{"event", request.event_id}});
+}
+
+HttpResponse plan(App& app) {
+    auto plan = app.plan_now({});
+    if (!plan.ok()) return error_response(plan.error());
+    return json_response(200, {{"plan", Json::parse(plan->json())}, {"table", plan->table()}, {"feasible", plan->feasible()}});
+}
+
+}  // namespace
+
+HttpResponse serve_api(App& app, const HttpRequest& r) {
+    const std::string& path = r.path;
+    const bool get = r.method == "GET";
+    const bool post = r.method == "POST";
+    if (path == "/v1/status" && get) return json_response(200, status_json(app));
+    if (path == "/v1/plan" && get) return plan(app);
+    if (path == "/v1/inventory" && get) {
+        return {200, planner::to_json(app.inventory()) + "\n", "application/json", {}};
+    }
+    if (path == "/v1/vms" && get) return json_response(200, status_json(app)["vms"]);
+    if (path == "/v1/vms" && post) return add_vm(app, r);
+    if (path.rfind("/v1/vms/", 0) == 0) return vm_route(app, r, path.substr(8));
+    if (path == "/v1/evacuation" && get) return json_response(200, evacuation_json(app));
+    if (path == "/v1/evacuation" && post) return evacuate(app, r);
+    if (path == "/v1/evacuation" && r.method == "DELETE") return status_response(app.cancel_evacuation(""));
+    if (path == "/v1/doctor" && get) return json_response(200, doctor_json(app));
+    if (path == "/v1/alerts" && get) {
+        Json list = Json::array();
+        for (const auto& e : app.alerts().entries()) {
+            list.push_back({{"unix_ms", e.unix_ms}, {"event", e.event_id}, {"title", e.title}, {"reality", e.reality},
+                            {"action", e.action}, {"reason", e.reason}});
+        }
+        return json_response(200, list);
+    }
+    if (path == "/v1/alerts/test" && post) {
+        auto tested = app.alerts().self_test();
+        if (!tested.ok()) return error_response(tested.error());
+        return json_response(200, {{"result", *tested}});
+    }
+    return json_response(404, {{"error", "path: '" + path + "' with " + r.method + " is not known"}});
+}
+
+}  // namespace evac::daemon

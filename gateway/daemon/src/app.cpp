@@ -1,0 +1,509 @@
+#include "app.hpp"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <systemd/sd-daemon.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+
+#include "api_routes.hpp"
+#include "evac/dedup/fingerprint.hpp"
+#include "evac/wan_dpdk/dpdk_port.hpp"
+#include "evac/wan_port/address.hpp"
+#include "evac/wan_port/kernel_udp_port.hpp"
+#include "files.hpp"
+
+namespace evac::daemon {
+namespace {
+
+constexpr size_t kCaptureWorkers = 2;
+constexpr size_t kLandingWorkers = 2;
+constexpr uint64_t kTickNs = 100 * kNsPerMs;
+constexpr uint64_t kTickBusyNs = 5 * kNsPerMs;  // while an evacuation runs
+constexpr uint64_t kHeartbeatNs = 500 * kNsPerMs;
+constexpr uint64_t kIndexFlushNs = kNsPerSecond;
+constexpr double kSwitchoverBaseMs = 150;       // loading device state and cont, on a loaded host
+constexpr double kPassShare = 0.4;              // of a live round: what a pass over a stopped guest takes
+
+ByteSpan secret_bytes(const std::string& secret) { return as_byte_span(secret); }
+
+}  // namespace
+
+App::~App() { stop_threads(); }
+
+Result<std::unique_ptr<App>> App::create(Config config, Logger& log) {
+    std::unique_ptr<App> app(new App(std::move(config), log));
+    EVAC_TRY(app->open_state());
+    EVAC_TRY(app->open_wan());
+    EVAC_TRY(app->open_stages());
+    EVAC_TRY(app->open_surfaces());
+    return app;
+}
+
+Status App::open_state() {
+    EVAC_TRY(make_dirs(config_.site.state_dir));
+    EVAC_TRY(make_dirs(config_.site.run_dir));
+    auto secret = load_pair_secret(config_.pair_secret_file);
+    EVAC_TRY(secret);
+    secret_ = std::move(*secret);
+    boot_id_ = std::stoull(random_hex(7), nullptr, 16);
+    auto file = evacuation::DiskJournalFile::open(config_.site.state_dir + "/handover.journal");
+    EVAC_TRY(file);
+    journal_file_ = std::move(*file);
+    auto journal = evacuation::Journal::open(*journal_file_);
+    EVAC_TRY(journal);
+    journal_ = std::make_unique<evacuation::Journal>(std::move(*journal));
+    if (journal_->opened().torn_bytes != 0) {
+        log_.warning("the handover journal had a torn end of " + std::to_string(journal_->opened().torn_bytes) + " bytes");
+    }
+    evacuation::CoordinatorOptions options;
+    options.lookahead_vms = 3;
+    options.lookahead_bytes = 64 * kMiB;  // the pace is set in tick(), in time of link
+    coordinator_ = std::make_unique<evacuation::Coordinator>(*journal_, options, now());
+    desk_ = std::make_unique<evacuation::AwayDesk>(*journal_, now());
+    return {};
+}
+
+Status App::open_wan() {
+    const auto& wan = config_.wan;
+    auto local = wan_port::parse_udp_address(wan.local);
+    if (!local.ok()) return make_error(Errc::invalid_argument, "wan.local: " + local.error().context);
+    auto peer = wan_port::parse_udp_address(wan.peer);
+    if (!peer.ok()) return make_error(Errc::invalid_argument, "wan.peer: " + peer.error().context);
+    auto tls = wan::TlsContext::load({wan.cert, wan.key, wan.ca, config_.peer_site});
+    if (!tls.ok()) return make_error(tls.error().code, "wan: " + tls.error().context);
+    if (wan.port == "kernel") {
+        auto port = wan_port::open_kernel_udp_port({*local});
+        EVAC_TRY(port);
+        port_ = std::move(*port);
+    } else if (wan.port.rfind("dpdk:", 0) == 0) {
+        wan_dpdk::DpdkOptions options;
+        options.device = wan.port.substr(5);
+        options.local = *local;
+        options.prefix_length = static_cast<uint8_t>(wan.prefix_length);
+        options.file_prefix = "evacgw-" + config_.site.name;
+        auto port = wan_dpdk::open_dpdk_port(options, clock_);
+        EVAC_TRY(port);
+        port_ = std::move(*port);
+    } else {
+        return make_error(Errc::invalid_argument, "wan.port: \"" + wan.port +
+                                                      "\" is refused; accepted: \"dpdk:af_packet:INTERFACE\", "
+                                                      "\"dpdk:VDEV-OR-PCI-ADDRESS\", \"kernel\"");
+    }
+    port_name_ = port_->name();
+    wan::TransportConfig transport;
+    transport.endpoint.role = wan.listens ? wan::Role::listen : wan::Role::connect;
+    transport.endpoint.peer_address = *peer;
+    transport.endpoint.ceiling_bits_per_s = static_cast<uint64_t>(wan.ceiling_mbit * 1e6);
+    auto made = wan::Transport::create(transport, *tls, *port_, clock_, boot_id_);
+    EVAC_TRY(made);
+    transport_ = std::move(*made);
+    link_ = std::make_unique<PeerLink>(*transport_, log_);
+    return {};
+}
+
+Status App::open_stages() {
+    dedup::IndexOptions index;
+    index.directory = config_.site.state_dir + "/index";
+    index.table_bytes = config_.prestage.index_table_mib * kMiB;
+    auto opened = dedup::Index::open(index, log_);
+    EVAC_TRY(opened);
+    index_ = std::move(*opened);
+    ReducerOptions reducer;
+    reducer.queue_bytes = config_.prestage.queue_mib * kMiB;
+    reducer.zstd_level = config_.prestage.zstd_level;
+    reducer.ceiling_bytes_per_s = config_.prestage.ceiling_mbit * 1e6 / 8;
+    reducer.capture_lanes = kCaptureWorkers;
+    auto stage = ReducerStage::create(reducer, secret_bytes(secret_), *index_, *transport_, clock_, log_);
+    EVAC_TRY(stage);
+    reducer_ = std::move(*stage);
+    auto ingest = IngestStage::create(secret_bytes(secret_), config_.staging.recovery_points, *transport_, *reducer_,
+                                      clock_, log_);
+    EVAC_TRY(ingest);
+    ingest_ = std::move(*ingest);
+    capture_workers_ = std::make_unique<WorkerPool>(kCaptureWorkers, "capture");
+    landing_workers_ = std::make_unique<WorkerPool>(kLandingWorkers, "landing");
+    auto run = [this](Result<evacuation::Acts> acts) { execute(std::move(acts)); };
+    home_ = std::make_unique<HomeService>(
+        HomeService::Ports{config_, clock_, log_, *capture_workers_, *reducer_, *link_, *coordinator_, run},
+        dedup::fingerprint_seed(secret_bytes(secret_)));
+    away_ = std::make_unique<AwayService>(
+        AwayService::Ports{config_, clock_, log_, *landing_workers_, *ingest_, *link_, *desk_, run});
+    EVAC_TRY(home_->load());
+    return away_->load();
+}
+
+Status App::open_surfaces() {
+    auto alerts = AlertDesk::create(config_, clock_, log_,
+                                    {[this](const std::string& id, const std::string& why) { return arm(id, why); },
+                                     [this](const std::string& id, const std::string& why) {
+                                         EvacuateRequest request;
+                                         request.event_id = id;
+                                         request.reason = why;
+                                         return evacuate(request);
+                                     },
+                                     [this](const std::string& id) { return cancel_evacuation(id); }});
+    EVAC_TRY(alerts);
+    alerts_ = std::move(*alerts);
+    auto api = api::HttpServer::listen_unix(config_.api_socket,
+                                            [this](const api::HttpRequest& r) { return serve_api(*this, r); });
+    EVAC_TRY(api);
+    api_ = std::move(*api);
+    if (!config_.webhook.enabled) return {};
+    const auto& hook = config_.webhook;
+    auto webhook = api::HttpServer::listen_tls(hook.listen, {hook.cert, hook.key, hook.client_ca},
+                                               [this](const api::HttpRequest& r) { return alerts_->serve(r); });
+    EVAC_TRY(webhook);
+    webhook_ = std::move(*webhook);
+    return {};
+}
+
+// --- threads
+
+void App::start_threads() {
+    threads_.emplace_back([this](std::stop_token stop) { transport_->run(stop); });
+    threads_.emplace_back([this](std::stop_token stop) { reducer_->run(stop); });
+    threads_.emplace_back([this](std::stop_token stop) { ingest_->run(stop); });
+    threads_.emplace_back([this](std::stop_token stop) {
+        while (!stop.stop_requested()) {
+            const Status flushed = index_->flush();
+            if (!flushed.ok()) log_.warning("index: " + flushed.error().message());
+            for (int i = 0; i < 10 && !stop.stop_requested(); ++i) ::usleep(kIndexFlushNs / 10'000);
+        }
+    });
+    static constexpr std::array<const char*, 4> kNames{"packet", "reducer", "ingest", "index"};
+    for (size_t i = 0; i < threads_.size(); ++i) ::pthread_setname_np(threads_[i].native_handle(), kNames[i]);
+}
+
+void App::stop_threads() {
+    webhook_.reset();
+    api_.reset();
+    if (home_) {
+        for (const auto& [id, vm] : home_->vms()) {
+            if (vm->examined.capture) vm->examined.capture->cancel = true;
+        }
+    }
+    capture_workers_.reset();
+    landing_workers_.reset();
+    for (auto& thread : threads_) thread.request_stop();
+    threads_.clear();
+}
+
+int App::run() {
+    sigset_t signals;
+    ::sigemptyset(&signals);
+    ::sigaddset(&signals, SIGTERM);
+    ::sigaddset(&signals, SIGINT);
+    const UniqueFd signal_fd(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+    start_threads();
+    log_.info("site " + config_.site.name + " is up: peer " + config_.peer_site + " at " + config_.wan.peer + " over " +
+              port_name_);
+    bool ready_told = false;
+    while (!failed_) {
+        loop_once();
+        if (!ready_told && machines_started_) {
+            ::sd_notify(0, "READY=1");
+            ready_told = true;
+        }
+        signalfd_siginfo info{};
+        if (::read(signal_fd.get(), &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) break;
+    }
+    ::sd_notify(0, "STOPPING=1");
+    log_.info(failed_ ? "stopping: the handover journal cannot be written" : "stopping");
+    stop_threads();
+    return failed_ ? 1 : 0;
+}
+
+void App::loop_once() {
+    const uint64_t tick_ns = coordinator_->stage() == evacuation::Stage::evacuating ? kTickBusyNs : kTickNs;
+    int timeout_ms = static_cast<int>(tick_ns / kNsPerMs);
+    std::array<pollfd, 8> waiters{};
+    nfds_t count = 0;
+    for (const int fd : {api_->wait_fd(), webhook_ ? webhook_->wait_fd() : -1, transport_->control_fd(),
+                         reducer_->events_fd(), ingest_->events_fd(), capture_workers_->completions_fd(),
+                         landing_workers_->completions_fd()}) {
+        if (fd >= 0) waiters[count++] = {fd, POLLIN, 0};
+    }
+    ::poll(waiters.data(), count, timeout_ms);
+    wan::Transport::clear(transport_->control_fd());
+    poll_transport();
+    take_reducer_events();
+    take_ingest_events();
+    capture_workers_->run_completions();
+    landing_workers_->run_completions();
+    api_->run();
+    if (webhook_) webhook_->run();
+    reducer_->pump_commands();
+    ingest_->pump_commands();
+    link_->pump();
+    const uint64_t now_ns = clock_.now_ns();
+    if (now_ns - last_tick_ns_ >= tick_ns) {
+        last_tick_ns_ = now_ns;
+        tick();
+    }
+}
+
+void App::tick() {
+    if (!machines_started_ && away_->ready()) restart_machines();
+    if (!machines_started_) return;
+    home_->tick();
+    execute(coordinator_->tick(now()));
+    execute(desk_->tick(now()));
+    if (coordinator_->stage() == evacuation::Stage::evacuating) {
+        // The next guest is stopped only when the link would run dry otherwise: less than lookahead_ms of it is left.
+        const double bytes_per_ms = std::max(goodput_mbit_, 1.0) * 1e6 / 8 / 1000;
+        if (static_cast<double>(reducer_->final_bytes_waiting()) < bytes_per_ms * config_.evacuation.lookahead_ms) {
+            execute(coordinator_->advance(reducer_->final_bytes_waiting(), now()));
+        }
+        meter_.wire_bytes_after = transport_->stats().bytes_sent;
+    }
+    const uint64_t now_ns = clock_.now_ns();
+    if (link_->up() && now_ns - last_heartbeat_ns_ >= kHeartbeatNs) {
+        last_heartbeat_ns_ = now_ns;
+        link_->send(protocol::Heartbeat{clock_.wall_unix_ms(), coordinator_->stage() == evacuation::Stage::armed});
+    }
+    const double rate_mbit = static_cast<double>(transport_->stats().delivery_rate_bits_per_s) / 1e6;
+    // Rises at once, forgets half in about ten minutes: a link that was idle has not become slower by that.
+    goodput_mbit_ = std::max(rate_mbit, goodput_mbit_ * 0.99988);
+    notify_systemd();
+}
+
+void App::notify_systemd() {
+    uint64_t watchdog_us = 0;
+    if (::sd_watchdog_enabled(0, &watchdog_us) <= 0) return;
+    const uint64_t now_ns = clock_.now_ns();
+    if (now_ns - last_watchdog_ns_ < watchdog_us * 1000 / 3) return;
+    last_watchdog_ns_ = now_ns;
+    ::sd_notify(0, "WATCHDOG=1");
+}
+
+void App::restart_machines() {
+    machines_started_ = true;
+    execute(desk_->restart(now()));
+    execute(coordinator_->restart(now()));
+    if (link_->up()) {
+        execute(desk_->session_up(now()));
+        execute(coordinator_->session_up(now()));
+    }
+    if (coordinator_->stage() == evacuation::Stage::evacuating) home_->begin_evacuation();
+}
+
+void App::execute(Result<evacuation::Acts> acts) {
+    if (!acts.ok()) {
+        if (acts.error().code == Errc::io) {
+            log_.error("handover journal: " + acts.error().message());
+            failed_ = true;
+        } else {
+            log_.warning("handover: " + acts.error().message());
+        }
+        return;
+    }
+    for (const auto& act : *acts) {
+        if (act.kind == evacuation::ActKind::send_message) {
+            link_->send(protocol::Handover{evacuation::encode(act.message)});
+        } else if (act.kind == evacuation::ActKind::report) {
+            log_.warning("vm " + std::to_string(raw(act.vm)) + ": " + act.text);
+        } else if (act.role == evacuation::Role::home) {
+            home_->execute(act);
+        } else {
+            away_->execute(act);
+        }
+    }
+}
+
+// --- the peer
+
+void App::poll_transport() {
+    while (auto event = transport_->try_event()) {
+        if (!event->text.empty()) log_.info("wan: " + event->text);
+    }
+    if (transport_->session() != link_->session()) begin_session(transport_->session());
+    while (auto message = transport_->try_receive(wan::Class::control)) {
+        if (message->session != link_->session()) {
+            if (message->session != transport_->session()) continue;
+            begin_session(message->session);
+        }
+        take_control_message(message->bytes);
+    }
+}
+
+void App::begin_session(wan::SessionId session) {
+    link_->begin_session(session);
+    peer_known_ = false;
+    if (session == wan::SessionId::none) return;
+    log_.info("session with " + config_.peer_site + " is up");
+    reducer_->command(to_reducer::NewSession{session});
+    ingest_->command(to_ingest::NewSession{session});
+    link_->send(protocol::Hello{protocol::kProtocolVersion, config_.site.name, boot_id_, clock_.wall_unix_ms()});
+}
+
+void App::take_control_message(const Bytes& bytes) {
+    auto message = protocol::decode(bytes);
+    if (!message.ok()) {
+        log_.warning(message.error().message());
+        return;
+    }
+    if (auto* hello = std::get_if<protocol::Hello>(&*message)) {
+        if (hello->version != protocol::kProtocolVersion || hello->site != config_.peer_site) {
+            log_.error("the peer is '" + hello->site + "' with protocol " + std::to_string(hello->version) +
+                       "; accepted: '" + config_.peer_site + "' with protocol " +
+                       std::to_string(protocol::kProtocolVersion));
+            return;
+        }
+        peer_known_ = true;
+        home_->session_up();
+        if (machines_started_) {
+            execute(desk_->session_up(now()));
+            execute(coordinator_->session_up(now()));
+        }
+        return;
+    }
+    if (!peer_known_) return;
+    coordinator_->away_heard(now());
+    desk_->home_heard(now());
+    if (auto* enrol = std::get_if<protocol::Enrol>(&*message)) return away_->on_enrol(std::move(*enrol));
+    if (auto* result = std::get_if<protocol::EnrolResult>(&*message)) return home_->on_enrol_result(*result);
+    if (auto* ask = std::get_if<protocol::FingerprintsRequest>(&*message)) return away_->on_fingerprints_request(*ask);
+    if (auto* ack = std::get_if<protocol::BatchAck>(&*message)) return home_->on_batch_ack(std::move(*ack));
+    if (auto* nak = std::get_if<protocol::Nak>(&*message)) return home_->on_nak(std::move(*nak));
+    if (auto* sealed = std::get_if<protocol::SealResult>(&*message)) return home_->on_seal_result(*sealed);
+    if (auto* handover = std::get_if<protocol::Handover>(&*message)) return take_handover(handover->payload);
+    if (auto* forget = std::get_if<protocol::Forget>(&*message)) return away_->on_forget(forget->vm);
+}
+
+void App::take_handover(const Bytes& payload) {
+    auto message = evacuation::decode_message(payload);
+    if (!message.ok()) {
+        log_.warning("handover message of the peer: " + message.error().message());
+        return;
+    }
+    if (!machines_started_) return;  // said again by the peer until answered
+    if (evacuation::is_from_home(message->kind)) {
+        execute(desk_->deliver(*message, now()));
+    } else {
+        execute(coordinator_->deliver(*message, now()));
+    }
+}
+
+void App::take_reducer_events() {
+    while (auto event = reducer_->try_event()) home_->on_reducer_event(*event);
+}
+
+void App::take_ingest_events() {
+    while (auto event = ingest_->try_event()) {
+        if (auto* acked = std::get_if<from_ingest::Acked>(&*event)) {
+            link_->send(protocol::BatchAck{acked->vm, std::move(acked->sequences)});
+        } else if (auto* refused = std::get_if<from_ingest::Refused>(&*event)) {
+            link_->send(refused->nak);
+        } else if (auto* prints = std::get_if<from_ingest::PeerFingerprints>(&*event)) {
+            home_->on_fingerprints(std::move(prints->prints));
+        } else if (auto* malformed = std::get_if<from_ingest::Malformed>(&*event)) {
+            log_.warning("data of the peer: " + malformed->text);
+        } else if (auto* sealed = std::get_if<from_ingest::Sealed>(&*event)) {
+            away_->on_ingest_event(*event);
+            if (sealed->handover == 0) {
+                link_->send(protocol::SealResult{sealed->vm, sealed->epoch, sealed->status.ok(),
+                                                 sealed->status.ok() ? "" : sealed->status.error().message(),
+                                                 sealed->apply_ns});
+                continue;
+            }
+            evacuation::AwayEvent about;
+            about.kind = sealed->status.ok() ? evacuation::AwayEventKind::final_sealed
+                                             : evacuation::AwayEventKind::final_failed;
+            about.handover = evacuation::HandoverId{sealed->handover};
+            about.epoch = sealed->epoch;
+            if (!sealed->status.ok()) about.text = sealed->status.error().message();
+            execute(desk_->handle(sealed->vm, about, now()));
+        } else {
+            away_->on_ingest_event(*event);
+        }
+    }
+}
+
+// --- evacuation
+
+double App::switchover_ms(const HomeVm& vm) const {
+    const double rtt_ms = static_cast<double>(transport_->stats().rtt_smoothed_ns) / 1e6;
+    double pass_s = vm.history.entries.empty() ? static_cast<double>(vm.total_bytes()) / 1e9
+                                               : vm.history.entries.back().duration_s * kPassShare;
+    if (vm.final_pass_s > 0) pass_s = vm.final_pass_s;
+    return kSwitchoverBaseMs + 2 * rtt_ms + pass_s * 1000;
+}
+
+Result<planner::PlanOutput> App::plan_now(const planner::PlanOptions& options) {
+    planner::PlanOptions frozen = options;
+    // Live passes over KVM guests are pending; a pass over the stopped guest is right everywhere.
+    frozen.solve.forced_mode_all = planner::Mode::freeze;
+    return planner::plan_from_inventory(inventory(), frozen, clock_);
+}
+
+Status App::evacuate(const EvacuateRequest& request) {
+    std::vector<VmId> chosen;
+    for (const auto& [id, vm] : home_->vms()) {
+        const bool wanted = request.vms.empty() ||
+                            std::find(request.vms.begin(), request.vms.end(), vm->name) != request.vms.end();
+        if (wanted && home_->protected_now(*vm)) chosen.push_back(id);
+    }
+    for (const auto& name : request.vms) {
+        if (home_->find(name) == nullptr) return make_error(Errc::not_found, "vm '" + name + "' is not enrolled");
+    }
+    if (chosen.empty()) return make_error(Errc::refused, "no VM is protected: there is nothing that could be moved");
+    if (!peer_connected()) return make_error(Errc::unavailable, "the peer is not connected");
+    auto plan = plan_now({});
+    EVAC_TRY(plan);
+    evacuation::EvacuationRequest move;
+    move.event_id = request.event_id;
+    move.reason = request.reason;
+    move.options.policy = request.planned || !config_.evacuation.silence_may_run ? evacuation::Policy::planned
+                                                                                : evacuation::Policy::evacuation;
+    move.options.silence_ms = static_cast<uint32_t>(config_.evacuation.silence_s * 1000);
+    move.options.hold_landing = request.hold_landing;
+    for (const auto index : plan->plan.schedule.order) {
+        const HomeVm* vm = home_->find(plan->inventory.vms[index].name);
+        if (vm == nullptr || std::find(chosen.begin(), chosen.end(), vm->id) == chosen.end()) continue;
+        const auto& outcome = plan->plan.evaluation.vms[index];
+        move.order.push_back({vm->id, static_cast<uint32_t>(outcome.away_s * 1000),
+                              static_cast<uint32_t>(outcome.downtime_ms)});
+    }
+    meter_ = {};
+    meter_.wire_bytes_before = transport_->stats().bytes_sent;
+    meter_.predicted_makespan_s = plan->plan.evaluation.makespan_s;
+    for (size_t i = 0; i < plan->inventory.vms.size(); ++i) {
+        HomeVm* vm = home_->find(plan->inventory.vms[i].name);
+        if (vm != nullptr) {
+            vm->backlog_at_alert_bytes =
+                static_cast<uint64_t>(plan->inventory.vms[i].unstaged_mib * static_cast<double>(kMiB));
+        }
+    }
+    log_.warning("evacuation begins: " + request.reason + " (" + request.event_id + "), " +
+                 std::to_string(move.order.size()) + " VMs, predicted " +
+                 std::to_string(meter_.predicted_makespan_s) + " s");
+    auto acts = coordinator_->evacuate(move, now());
+    EVAC_TRY(acts);
+    home_->begin_evacuation();
+    execute(std::move(acts));
+    execute(coordinator_->advance(reducer_->final_bytes_waiting(), now()));
+    return {};
+}
+
+Status App::arm(const std::string& event_id, const std::string& reason) {
+    auto acts = coordinator_->arm(event_id, reason, now());
+    EVAC_TRY(acts);
+    log_.warning("armed: " + reason + " (" + event_id + ")");
+    reducer_->command(to_reducer::Urgent{true});
+    execute(std::move(acts));
+    return {};
+}
+
+Status App::cancel_evacuation(const std::string& event_id) {
+    auto acts = coordinator_->cancel(event_id, now());
+    EVAC_TRY(acts);
+    log_.warning("cancelled: " + (event_id.empty() ? std::string("by the operator") : event_id));
+    execute(std::move(acts));
+    return {};
+}
+
+}  // namespace evac::daemon

@@ -1,0 +1,494 @@
+#include "away_service.hpp"
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "evac/landing/command.hpp"
+#include "evac/prestage/enrolment.hpp"
+#include "evac/protocol/device_state.hpp"
+#include "files.hpp"
+
+namespace evac::daemon {
+
+using evacuation::Act;
+using evacuation::ActKind;
+using evacuation::AwayEventKind;
+
+namespace {
+
+constexpr size_t kStagedVmsMax = 16'384;
+
+// What a waiting QEMU is, against what the source was. Empty = it fits.
+Result<std::string> differences(landing::Lander& lander, const std::string& home_facts, const Clock& clock, Logger& log) {
+    auto home = prestage::facts_from_text(home_facts);
+    EVAC_TRY(home);
+    auto away = prestage::collect_facts(*lander.monitor(), {}, clock, log);
+    EVAC_TRY(away);
+    std::string text;
+    for (const auto& difference : prestage::compare(*home, *away)) {
+        text += (text.empty() ? "" : "; ") + difference.message();
+    }
+    return text;
+}
+
+struct LandingOutcome {
+    AwayEventKind kind = AwayEventKind::landing_failed;
+    std::string text;
+};
+
+// A landing that failed before `cont` certainly never ran; its process is ended before that is said.
+LandingOutcome fail_landing(landing::Lander& lander, const std::string& text) {
+    const Status killed = lander.kill();
+    if (!killed.ok()) return {AwayEventKind::landing_lost, text + "; " + killed.error().message()};
+    return {AwayEventKind::landing_failed, text};
+}
+
+LandingOutcome land(landing::Lander& lander, const landing::LandingState& state,
+                    const std::vector<landing::SmallBlock>& blocks, bool paused) {
+    if (lander.monitor() == nullptr && !lander.attach().ok()) {
+        const Status launched = lander.launch();
+        if (!launched.ok()) return fail_landing(lander, launched.error().message());
+    }
+    auto run_state = lander.run_state();
+    if (!run_state.ok()) return fail_landing(lander, run_state.error().message());
+    if (*run_state == "running") return {AwayEventKind::landed, {}};
+    if (*run_state == "inmigrate") {
+        const Status loaded = lander.load(state, blocks);
+        if (!loaded.ok()) return fail_landing(lander, loaded.error().message());
+    }
+    if (paused) return {AwayEventKind::landed_paused, {}};
+    const Status resumed = lander.resume();
+    if (resumed.ok()) return {AwayEventKind::landed, {}};
+    // `cont` may have worked although its answer did not come: only a monitor that says otherwise settles it.
+    run_state = lander.run_state();
+    if (run_state.ok() && *run_state == "running") return {AwayEventKind::landed, {}};
+    if (run_state.ok()) return fail_landing(lander, resumed.error().message());
+    return {AwayEventKind::landing_lost, resumed.error().message()};
+}
+
+}  // namespace
+
+std::string AwayService::dir_of(VmId id) const {
+    return ports_.config.site.state_dir + "/staged/" + std::to_string(raw(id));
+}
+std::string AwayService::ram_dir_of(VmId id) const {
+    return ports_.config.staging.ram_dir + "/" + std::to_string(raw(id));
+}
+std::string AwayService::run_dir_of(const AwayVm& vm) const {
+    return ports_.config.site.run_dir + "/landing-" + std::to_string(raw(vm.id));
+}
+
+// --- registry
+
+Status AwayService::save(const AwayVm& vm) const {
+    auto regions = nlohmann::json::array();
+    for (const auto& region : vm.regions) {
+        regions.push_back({{"kind", static_cast<int>(region.kind)}, {"bytes", region.bytes}, {"name", region.name}});
+    }
+    const nlohmann::json record{{"version", 1},       {"id", raw(vm.id)},   {"name", vm.name},
+                                {"uuid", vm.uuid},    {"facts", vm.facts},  {"argv", vm.argv},
+                                {"regions", regions}, {"adopted", vm.adopted}};
+    EVAC_TRY(make_dirs(dir_of(vm.id)));
+    return write_file_durably(dir_of(vm.id) + "/enrol.json", record.dump(1) + "\n");
+}
+
+Status AwayService::load() {
+    const std::string root = ports_.config.site.state_dir + "/staged";
+    EVAC_TRY(make_dirs(root));
+    EVAC_TRY(make_dirs(ports_.config.staging.ram_dir));
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(root, error)) {
+        const std::string path = entry.path().string() + "/enrol.json";
+        if (std::filesystem::exists(path)) EVAC_TRY(load_one(path));
+    }
+    if (error) return io_error("read '" + root + "'", error.value());
+    return {};
+}
+
+Status AwayService::load_one(const std::string& path) {
+    std::ifstream file(path);
+    const auto record = nlohmann::json::parse(file, nullptr, false);
+    try {
+        auto vm = std::make_unique<AwayVm>();
+        vm->id = VmId{record.at("id").get<uint32_t>()};
+        vm->name = record.at("name").get<std::string>();
+        vm->uuid = record.at("uuid").get<std::string>();
+        vm->facts = record.at("facts").get<std::string>();
+        vm->argv = record.at("argv").get<std::vector<std::string>>();
+        vm->adopted = record.at("adopted").get<bool>();
+        for (const auto& region : record.at("regions")) {
+            vm->regions.push_back({static_cast<RegionKind>(region.at("kind").get<int>()),
+                                   region.at("bytes").get<uint64_t>(), region.at("name").get<std::string>()});
+        }
+        AwayVm& stored = *(vms_[vm->id] = std::move(vm));
+        EVAC_TRY(ports_.desk.add_vm(stored.id));
+        if (!stored.adopted) {
+            ++opening_;
+            open(stored);
+        }
+    } catch (const nlohmann::json::exception& e) {
+        return make_error(Errc::corrupt, "staged VM's record '" + path + "': " + e.what());
+    }
+    return {};
+}
+
+AwayVm* AwayService::find(std::string_view name) {
+    for (auto& [id, vm] : vms_) {
+        if (vm->name == name) return vm.get();
+    }
+    return nullptr;
+}
+
+AwayVm* AwayService::find(VmId id) {
+    const auto found = vms_.find(id);
+    return found == vms_.end() ? nullptr : found->second.get();
+}
+
+// --- enrolment of the peer's VMs
+
+void AwayService::answer_enrol(AwayVm& vm, bool ok, const std::string& reason) {
+    vm.answer_enrol = false;
+    protocol::EnrolResult result;
+    result.vm = vm.id;
+    result.ok = ok;
+    result.reason = reason;
+    result.sealed = vm.sealed;
+    result.newest = vm.sealed;
+    result.point_unix_ms = vm.point_unix_ms;
+    ports_.link.send(result);
+    if (!ok) ports_.log.warning("vm " + vm.name + " of the peer is refused: " + reason);
+}
+
+void AwayService::on_enrol(protocol::Enrol&& m) {
+    AwayVm* old = find(m.vm);
+    if (old != nullptr && old->uuid != m.uuid) {
+        on_forget(m.vm);
+        old = find(m.vm);
+    }
+    if (old != nullptr && (old->adopted || old->uuid != m.uuid)) {
+        AwayVm refused;
+        refused.id = m.vm;
+        refused.name = m.name;
+        return answer_enrol(refused, false, "a VM with its number runs here");
+    }
+    if (old == nullptr && vms_.size() >= kStagedVmsMax) {
+        AwayVm refused;
+        refused.id = m.vm;
+        refused.name = m.name;
+        return answer_enrol(refused, false, "at most 16384 staged VMs are accepted");
+    }
+    auto& slot = vms_[m.vm];
+    if (!slot) slot = std::make_unique<AwayVm>();
+    AwayVm& vm = *slot;
+    if (vm.facts != m.facts || vm.argv != m.argv) vm.tried = false;
+    vm.id = m.vm;
+    vm.name = m.name;
+    vm.uuid = m.uuid;
+    vm.facts = std::move(m.facts);
+    vm.argv = std::move(m.argv);
+    vm.regions = std::move(m.regions);
+    vm.answer_enrol = true;
+    const Status added = ports_.desk.add_vm(vm.id);
+    if (!added.ok()) return answer_enrol(vm, false, added.error().message());
+    const Status saved = save(vm);
+    if (!saved.ok()) return answer_enrol(vm, false, saved.error().message());
+    open(vm);
+}
+
+void AwayService::open(AwayVm& vm) {
+    to_ingest::Open command;
+    command.vm = vm.id;
+    command.dir = dir_of(vm.id) + "/copy";
+    command.ram_dir = ram_dir_of(vm.id);
+    command.spec.name = vm.name;
+    command.spec.vm = vm.id;
+    for (const auto& region : vm.regions) command.spec.regions.push_back({region.kind, region.name, region.bytes});
+    ports_.ingest.command(std::move(command));
+}
+
+void AwayService::on_opened(from_ingest::Opened& event) {
+    if (opening_ > 0) --opening_;
+    AwayVm* vm = find(event.vm);
+    if (vm == nullptr) return;
+    vm->open = event.status.ok();
+    if (!vm->open) {
+        vm->detail = event.status.error().message();
+        if (vm->answer_enrol) answer_enrol(*vm, false, vm->detail);
+        return;
+    }
+    vm->files = std::move(event.files);
+    vm->sealed = event.sealed;
+    vm->point_unix_ms = event.point_unix_ms;
+    if (!vm->answer_enrol) return;
+    const auto* handover = ports_.desk.find(vm->id);
+    const bool in_handover = handover != nullptr && handover->state() != evacuation::State::protected_;
+    if (vm->tried || in_handover) return answer_enrol(*vm, true, {});
+    try_landing(*vm);
+}
+
+Result<std::shared_ptr<landing::Lander>> AwayService::make_lander(const AwayVm& vm) const {
+    landing::LandingPaths paths;
+    paths.qemu_binary = ports_.config.landing.qemu;
+    paths.dir = run_dir_of(vm);
+    paths.path_map = ports_.config.landing.path_map;
+    for (size_t i = 0; i < vm.regions.size() && i < vm.files.size(); ++i) {
+        if (vm.regions[i].kind == RegionKind::main_ram) paths.ram_file = vm.files[i];
+        if (vm.regions[i].kind == RegionKind::disk) paths.disk_files.push_back(vm.files[i]);
+    }
+    auto argv = landing::fill_template(vm.argv, paths);
+    EVAC_TRY(argv);
+    landing::LaunchOptions options;
+    options.argv = std::move(*argv);
+    options.dir = paths.dir;
+    return std::make_shared<landing::Lander>(std::move(options), ports_.log);
+}
+
+// Before a VM is accepted its landing QEMU is started once, compared with the source, and ended.
+void AwayService::try_landing(AwayVm& vm) {
+    with_vm(vm, [this](AwayVm& idle) {
+        const VmId id = idle.id;
+        auto lander = make_lander(idle);
+        if (!lander.ok()) {
+            answer_enrol(idle, false, lander.error().message());
+            return finish(id);
+        }
+        auto trial = *lander;
+        ports_.workers.submit([this, id, trial, facts = idle.facts](size_t) -> Completion {
+            auto outcome = std::make_shared<std::string>();
+            const Status launched = trial->launch();
+            if (!launched.ok()) {
+                *outcome = launched.error().message();
+            } else {
+                auto text = differences(*trial, facts, ports_.clock, ports_.log);
+                *outcome = text.ok() ? *text : text.error().message();
+            }
+            const Status killed = trial->kill();
+            if (!killed.ok() && outcome->empty()) *outcome = killed.error().message();
+            return [this, id, outcome, trial] {
+                if (AwayVm* found = find(id)) {
+                    found->tried = outcome->empty();
+                    found->detail = *outcome;
+                    answer_enrol(*found, outcome->empty(), *outcome);
+                }
+                finish(id);
+            };
+        });
+    });
+}
+
+void AwayService::on_forget(VmId id) {
+    AwayVm* vm = find(id);
+    if (vm == nullptr) return;
+    const Status removed = ports_.desk.remove_vm(id);
+    if (!removed.ok() || vm->adopted || vm->busy) {
+        ports_.log.warning("vm " + vm->name + ": the peer forgets it, but it is in a handover or runs here; kept");
+        return;
+    }
+    ports_.ingest.command(to_ingest::Forget{id});
+    std::error_code error;
+    std::filesystem::remove(dir_of(id) + "/enrol.json", error);
+    vms_.erase(id);
+}
+
+void AwayService::on_fingerprints_request(const protocol::FingerprintsRequest& m) {
+    ports_.ingest.command(to_ingest::Fingerprints{m.vm, m.after_batches});
+}
+
+void AwayService::on_ingest_event(from_ingest::Event& event) {
+    if (auto* opened = std::get_if<from_ingest::Opened>(&event)) {
+        on_opened(*opened);
+    } else if (auto* landed = std::get_if<from_ingest::Landed>(&event)) {
+        AwayVm* vm = find(landed->vm);
+        if (vm != nullptr && vm->on_landed) std::exchange(vm->on_landed, nullptr)(landed->status);
+    } else if (auto* state = std::get_if<from_ingest::State>(&event)) {
+        AwayVm* vm = find(state->vm);
+        if (vm != nullptr && vm->on_state) std::exchange(vm->on_state, nullptr)(std::move(state->state));
+    } else if (auto* sealed = std::get_if<from_ingest::Sealed>(&event)) {
+        AwayVm* vm = find(sealed->vm);
+        if (vm != nullptr && sealed->status.ok()) {
+            vm->sealed = sealed->epoch;
+            vm->point_unix_ms = sealed->point_unix_ms;
+        }
+    }
+}
+
+// --- acts
+
+void AwayService::with_vm(AwayVm& vm, std::function<void(AwayVm&)> start) {
+    if (vm.busy) {
+        vm.waiting.push_back(std::move(start));
+        return;
+    }
+    vm.busy = true;
+    start(vm);
+}
+
+void AwayService::finish(VmId id) {
+    AwayVm* vm = find(id);
+    if (vm == nullptr) return;
+    vm->busy = false;
+    if (vm->waiting.empty()) return;
+    auto start = std::move(vm->waiting.front());
+    vm->waiting.pop_front();
+    vm->busy = true;
+    start(*vm);
+}
+
+void AwayService::answer(const Act& act, AwayEventKind kind, const std::string& text) {
+    evacuation::AwayEvent event;
+    event.kind = kind;
+    event.handover = act.handover;
+    event.text = text;
+    if (!text.empty()) ports_.log.warning("landing: " + text);
+    ports_.execute(ports_.desk.handle(act.vm, event, evacuation::Now::of(ports_.clock)));
+}
+
+void AwayService::execute(const Act& act) {
+    AwayVm* vm = find(act.vm);
+    if (vm == nullptr) {
+        ports_.log.error("landing act for a VM that is not staged here");
+        return;
+    }
+    switch (act.kind) {
+        case ActKind::prepare_landing:
+            return with_vm(*vm, [this, act](AwayVm& idle) { act_prepare(act, idle); });
+        case ActKind::run_landing: return with_vm(*vm, [this, act](AwayVm& idle) { act_run(act, idle); });
+        case ActKind::cancel_landing: return with_vm(*vm, [this, act](AwayVm& idle) { act_cancel(act, idle); });
+        case ActKind::adopt_vm: {
+            vm->adopted = true;
+            const Status saved = save(*vm);
+            if (!saved.ok()) ports_.log.error("record of vm " + vm->name + ": " + saved.error().message());
+            ports_.ingest.command(to_ingest::Close{vm->id});
+            ports_.log.info("vm " + vm->name + " is this site's own now");
+            return;
+        }
+        default: ports_.log.error(std::string("away cannot do ") + evacuation::to_string(act.kind));
+    }
+}
+
+void AwayService::act_prepare(const Act& act, AwayVm& vm) {
+    const VmId id = vm.id;
+    if (!vm.open) {
+        answer(act, AwayEventKind::landing_refused, "its staged copy is not open: " + vm.detail);
+        return finish(id);
+    }
+    if (!vm.lander) {
+        auto lander = make_lander(vm);
+        if (!lander.ok()) {
+            answer(act, AwayEventKind::landing_refused, lander.error().message());
+            return finish(id);
+        }
+        vm.lander = *lander;
+    }
+    ports_.workers.submit([this, id, act, lander = vm.lander, facts = vm.facts](size_t) -> Completion {
+        auto outcome = std::make_shared<std::string>();
+        Status ready = lander->monitor() != nullptr || lander->attach().ok() ? Status() : lander->launch();
+        if (!ready.ok()) {
+            *outcome = ready.error().message();
+        } else {
+            auto text = differences(*lander, facts, ports_.clock, ports_.log);
+            *outcome = text.ok() ? *text : text.error().message();
+        }
+        return [this, id, act, outcome] {
+            if (outcome->empty()) {
+                answer(act, AwayEventKind::landing_prepared);
+            } else {
+                answer(act, AwayEventKind::landing_refused, *outcome);
+            }
+            finish(id);
+        };
+    });
+}
+
+// The files become QEMU's before anything may write to them; then device state is fetched, loaded, and the guest runs.
+void AwayService::act_run(const Act& act, AwayVm& vm) {
+    const VmId id = vm.id;
+    if (!vm.open) {
+        answer(act, AwayEventKind::landing_failed, "its staged copy is not open: " + vm.detail);
+        return finish(id);
+    }
+    if (!vm.lander) {
+        auto lander = make_lander(vm);
+        if (!lander.ok()) {
+            answer(act, AwayEventKind::landing_failed, lander.error().message());
+            return finish(id);
+        }
+        vm.lander = *lander;
+    }
+    vm.on_landed = [this, act, id](const Status& status) {
+        AwayVm* found = find(id);
+        if (found == nullptr) return;
+        if (!status.ok()) {
+            answer(act, AwayEventKind::landing_failed, status.error().message());
+            return finish(id);
+        }
+        found->on_state = [this, act, id](Result<Bytes> state) {
+            AwayVm* ready = find(id);
+            if (ready == nullptr) return;
+            if (!state.ok()) {
+                answer(act, AwayEventKind::landing_failed, state.error().message());
+                return finish(id);
+            }
+            load_and_run(act, *ready, std::move(*state));
+        };
+        ports_.ingest.command(to_ingest::LoadState{id});
+    };
+    ports_.ingest.command(to_ingest::MarkLanded{id});
+}
+
+void AwayService::load_and_run(const Act& act, AwayVm& vm, Bytes packed) {
+    const VmId id = vm.id;
+    auto blob = protocol::unpack_device_state(packed);
+    if (!blob.ok()) {
+        answer(act, AwayEventKind::landing_failed, blob.error().message());
+        return finish(id);
+    }
+    std::vector<landing::SmallBlock> blocks;
+    for (size_t i = 0; i < vm.regions.size(); ++i) {
+        if (vm.regions[i].kind == RegionKind::small_ram) {
+            blocks.push_back({vm.regions[i].name, vm.files[i], vm.regions[i].bytes});
+        }
+    }
+    auto state = std::make_shared<landing::LandingState>();
+    state->ram_section_id = blob->ram_section_id;
+    state->prefix = std::move(blob->prefix);
+    state->tail = std::move(blob->tail);
+    ports_.workers.submit([this, id, act, state, blocks, lander = vm.lander](size_t) -> Completion {
+        const LandingOutcome outcome = land(*lander, *state, blocks, act.paused);
+        return [this, id, act, outcome] {
+            answer(act, outcome.kind, outcome.text);
+            finish(id);
+        };
+    });
+}
+
+void AwayService::act_cancel(const Act& act, AwayVm& vm) {
+    const VmId id = vm.id;
+    auto lander = vm.lander;
+    if (!lander) {
+        auto made = make_lander(vm);
+        if (made.ok()) lander = *made;
+    }
+    ports_.workers.submit([this, id, act, lander](size_t) -> Completion {
+        auto status = std::make_shared<Status>(lander ? lander->kill() : Status());
+        return [this, id, act, status] {
+            AwayVm* found = find(id);
+            if (found == nullptr) return;
+            if (!status->ok()) {
+                // Still alive: it must not be forgotten. The act comes again with the next tick of the machine.
+                ports_.log.error("vm " + found->name + ": its landing cannot be ended: " + status->error().message());
+                return finish(id);
+            }
+            found->lander.reset();
+            found->on_landed = [this, act, id](const Status& unmarked) {
+                if (!unmarked.ok()) ports_.log.error("unmark a landing: " + unmarked.error().message());
+                answer(act, AwayEventKind::landing_cancelled);
+                finish(id);
+            };
+            ports_.ingest.command(to_ingest::UnmarkLanded{id});
+        };
+    });
+}
+
+}  // namespace evac::daemon

@@ -1,0 +1,316 @@
+#include "capture_jobs.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "evac/landing/command.hpp"
+#include "evac/landing/lander.hpp"
+#include "evac/protocol/device_state.hpp"
+
+namespace evac::daemon {
+namespace {
+
+constexpr uint64_t kFinalWaitNs = 120 * kNsPerSecond;  // for room in the queues, with the guest stopped
+constexpr int kQuitMs = 10'000;
+
+// Captured pages on their way to the reducer; one per pass.
+class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink {
+  public:
+    LaneSink(const JobContext& context, CaptureSet& set, const PassRequest& request)
+        : context_(context), set_(set), request_(request) {}
+
+    bool page(const prestage::CapturedPage& page) override {
+        if (!reserve()) return false;
+        CapturedItem item;
+        item.vm = request_.vm;
+        item.generation = request_.generation;
+        item.region = page.region;
+        item.page = page.page;
+        item.epoch = page.epoch;
+        item.fingerprint = page.fingerprint;
+        item.heat = page.heat;
+        item.is_zero = page.is_zero;
+        if (!page.is_zero) {
+            item.content = std::make_unique<PageBuffer>();
+            std::copy(page.bytes.begin(), page.bytes.end(), item.content->begin());
+        }
+        if (context_.reducer.push(request_.lane, std::move(item), request_.final_pass)) return true;
+        context_.reducer.budget().release();
+        return false;
+    }
+
+    storage_sync::Verdict page(size_t disk, uint64_t page_number, ByteSpan bytes) override {
+        const RegionId region = region_of(disk);
+        return offer(region, page_number, set_.catalogue->compare_and_update(region, page_number, bytes), bytes);
+    }
+    storage_sync::Verdict zeros(size_t disk, uint64_t first, uint64_t count) override {
+        const RegionId region = region_of(disk);
+        for (uint64_t i = first; i < first + count; ++i) {
+            const auto verdict = offer(region, i, set_.catalogue->update_zero(region, i), {});
+            if (verdict != storage_sync::Verdict::taken) return verdict;
+        }
+        return storage_sync::Verdict::taken;
+    }
+
+    uint64_t disk_pages_changed() const { return disk_pages_changed_; }
+
+  private:
+    RegionId region_of(size_t disk) const { return RegionId{static_cast<uint16_t>(set_.ram_regions + disk)}; }
+
+    // A live pass never waits for room: the guest would wait for it. Over a stopped guest waiting is the point.
+    bool reserve() {
+        auto& budget = context_.reducer.budget();
+        if (budget.try_reserve()) return true;
+        if (!request_.final_pass) return false;
+        const uint64_t deadline_ns = context_.clock.now_ns() + kFinalWaitNs;
+        while (!budget.try_reserve()) {
+            if (set_.cancel || context_.clock.now_ns() >= deadline_ns) return false;
+            ::usleep(500);
+        }
+        return true;
+    }
+
+    storage_sync::Verdict offer(RegionId region, uint64_t page_number, const prestage::Observation& seen, ByteSpan bytes) {
+        if (set_.cancel) return storage_sync::Verdict::stop;
+        if (seen.change == prestage::PageChange::unchanged) return storage_sync::Verdict::taken;
+        prestage::CapturedPage captured;
+        captured.region = region;
+        captured.page = page_number;
+        captured.epoch = request_.epoch;
+        captured.fingerprint = seen.fingerprint;
+        captured.heat = seen.heat;
+        captured.is_zero = seen.change == prestage::PageChange::became_zero;
+        if (!captured.is_zero) captured.bytes = bytes;
+        if (page(captured)) {
+            ++disk_pages_changed_;
+            return storage_sync::Verdict::taken;
+        }
+        // The queue is full. Reading on would only hold the fleecing overlay open: the next pass goes on from here.
+        set_.catalogue->set_unknown(region, page_number);
+        return storage_sync::Verdict::stop;
+    }
+
+    const JobContext& context_;
+    CaptureSet& set_;
+    const PassRequest& request_;
+    uint64_t disk_pages_changed_ = 0;
+};
+
+Result<std::vector<std::string>> landing_template(const qmp::Client& client, const prestage::VmFacts& facts,
+                                                  const std::vector<storage_sync::DiskInfo>& disks) {
+    auto argv = landing::read_process_argv(client.peer_pid());
+    EVAC_TRY(argv);
+    auto working_dir = landing::read_process_working_dir(client.peer_pid());
+    EVAC_TRY(working_dir);
+    landing::SourceCommand source;
+    source.argv = std::move(*argv);
+    source.working_dir = std::move(*working_dir);
+    source.machine_type = facts.machine_type;
+    source.main_ram_block = facts.memory_backend;
+    source.gateway_qmp_path = client.path();
+    for (const auto& block : facts.ram_blocks) {
+        if (block.name == facts.memory_backend) source.main_ram_bytes = block.size_bytes;
+    }
+    for (const auto& disk : disks) {
+        for (const auto& known : facts.disks) {
+            if (known.node_name == disk.node) source.disk_files.push_back(known.file);
+        }
+    }
+    if (source.disk_files.size() != disks.size()) {
+        return make_error(Errc::refused, "a disk's image file could not be found out");
+    }
+    return landing::make_template(source);
+}
+
+// Regions, catalogue and capture objects from facts and disks. The client is connected.
+Status make_capture(const JobContext& context, const std::string& name, Examined& out) {
+    CaptureSet& set = *out.capture;
+    for (const auto& block : out.facts.ram_blocks) {
+        const bool main = block.name == out.facts.memory_backend;
+        out.regions.push_back({block.name, main ? RegionKind::main_ram : RegionKind::small_ram, block.size_bytes});
+    }
+    set.ram_regions = out.regions.size();
+    for (const auto& disk : out.disks) out.regions.push_back({disk.name, RegionKind::disk, disk.size_bytes});
+    if (out.regions.size() > kRegionsMax) {
+        return make_error(Errc::refused, std::to_string(out.regions.size()) + " RAM blocks and disks: at most " +
+                                             std::to_string(kRegionsMax) + " are accepted");
+    }
+    set.catalogue = std::make_unique<prestage::Catalogue>(context.fingerprint_seed, out.regions);
+    set.runner = std::make_unique<prestage::RoundRunner>(*set.client, *set.catalogue, context.clock, context.log);
+    if (out.disks.empty()) return {};
+    storage_sync::CaptureOptions options;
+    options.run_dir = context.run_dir;
+    options.tag = name;
+    auto disks = storage_sync::DiskCapture::create(*set.client, out.disks, options, context.log);
+    EVAC_TRY(disks);
+    set.disks = std::move(*disks);
+    return {};
+}
+
+void append(std::string& reasons, const std::string& reason) {
+    if (!reasons.empty()) reasons += "; ";
+    reasons += reason;
+}
+
+}  // namespace
+
+Result<Examined> examine_vm(const JobContext& context, const std::string& name, const std::string& qmp_path) {
+    Examined out;
+    out.capture = std::make_shared<CaptureSet>();
+    CaptureSet& set = *out.capture;
+    auto client = qmp::Client::connect(qmp_path);
+    EVAC_TRY(client);
+    set.client = std::move(*client);
+    auto facts = prestage::collect_facts(*set.client, {context.run_dir}, context.clock, context.log);
+    EVAC_TRY(facts);
+    out.facts = std::move(*facts);
+    std::string reasons;
+    for (const auto& refusal : prestage::refusals(out.facts)) append(reasons, refusal.reason);
+    auto survey = storage_sync::survey_disks(*set.client);
+    EVAC_TRY(survey);
+    for (const auto& refused : survey->refused) append(reasons, "disk " + refused.name + ": " + refused.reason);
+    for (const auto& skipped : survey->skipped) {
+        context.log.info("vm " + name + ": disk " + skipped.name + " is not captured: " + skipped.reason);
+    }
+    if (!reasons.empty()) return make_error(Errc::refused, reasons);
+    auto argv = landing_template(*set.client, out.facts, survey->disks);
+    if (!argv.ok()) return make_error(Errc::refused, argv.error().context);
+    out.argv = std::move(*argv);
+
+    out.disks = survey->disks;
+    EVAC_TRY(make_capture(context, name, out));
+    if (set.disks) {
+        EVAC_TRY(set.disks->recover());
+        EVAC_TRY(set.disks->start_tracking());
+        set.disks_ready = true;
+    }
+    return out;
+}
+
+Result<Examined> reattach_vm(const JobContext& context, const std::string& name, const std::string& qmp_path,
+                             const Examined& known) {
+    Examined out;
+    out.facts = known.facts;
+    out.disks = known.disks;
+    out.argv = known.argv;
+    out.capture = std::make_shared<CaptureSet>();
+    auto client = qmp::Client::connect(qmp_path);
+    EVAC_TRY(client);
+    out.capture->client = std::move(*client);
+    EVAC_TRY(make_capture(context, name, out));
+    return out;
+}
+
+Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live, const PassRequest& request) {
+    for (const auto& [region, page] : set.forget) set.catalogue->set_unknown(region, page);
+    set.forget.clear();
+    set.cancel = false;
+    LaneSink sink(context, set, request);
+    PassResult result;
+    const bool live = !request.final_pass && can_seal_live;
+    storage_sync::DiskCapture* disks = set.disks.get();
+    std::optional<storage_sync::PointStats> disk_stats;
+    if (disks != nullptr && !set.disks_ready) {
+        EVAC_TRY(disks->recover());
+        EVAC_TRY(disks->start_tracking());
+        set.disks_ready = true;
+    }
+    if (disks != nullptr) {
+        EVAC_TRY(disks->prepare_point(live ? storage_sync::PointKind::live : storage_sync::PointKind::stopped));
+    }
+    bool point_begun = false;
+    auto read_disks = [&]() -> Status {
+        auto stats = disks->read_point(sink);
+        if (!stats.ok()) {
+            EVAC_TRY(disks->finish_point(storage_sync::PointEnd::lost));
+            return stats.error();
+        }
+        disk_stats = *stats;
+        return disks->finish_point(stats->complete ? storage_sync::PointEnd::captured : storage_sync::PointEnd::partial);
+    };
+    prestage::RoundOptions options;
+    options.epoch = request.epoch;
+    options.run_dir = context.run_dir;
+    options.cancel = &set.cancel;
+    options.method = request.final_pass ? prestage::RoundMethod::final_stopped
+                     : live             ? prestage::RoundMethod::sealed_live
+                                        : prestage::RoundMethod::stopped_pass;
+    options.on_stopped = [&]() -> Status {
+        result.point_unix_ms = context.clock.wall_unix_ms();
+        if (disks == nullptr) return {};
+        EVAC_TRY(disks->begin_point());
+        point_begun = true;
+        return live ? Status() : read_disks();
+    };
+    auto round = set.runner->run(options, sink);
+    Status disk_status;
+    if (disks != nullptr && !point_begun) {
+        const auto undone = disks->cancel_prepared();
+        if (!undone.ok()) context.log.warning("disk capture: " + undone.error().message());
+    } else if (disks != nullptr && live) {
+        disk_status = round.ok() ? read_disks() : disks->finish_point(storage_sync::PointEnd::lost);
+    }
+    EVAC_TRY(round);
+    EVAC_TRY(disk_status);
+    result.round = std::move(*round);
+    result.disk_pages_changed = sink.disk_pages_changed();
+    result.complete = result.round.complete() && (disks == nullptr || (disk_stats && disk_stats->complete));
+    protocol::DeviceStateBlob state;
+    state.ram_section_id = result.round.device_state.ram_section_id;
+    state.prefix = std::move(result.round.device_state.prefix);
+    state.tail = std::move(result.round.device_state.tail);
+    auto packed = protocol::pack(state);
+    EVAC_TRY(packed);
+    CapturedItem end;
+    end.vm = request.vm;
+    end.generation = request.generation;
+    end.end = std::make_unique<RoundEnd>();
+    end.end->epoch = request.epoch;
+    end.end->complete = result.complete;
+    end.end->final_pass = request.final_pass;
+    end.end->point_unix_ms = result.point_unix_ms;
+    end.end->device_state = std::move(*packed);
+    if (!context.reducer.push(request.lane, std::move(end), true)) {
+        return make_error(Errc::timeout, "the reducer does not take the round's end");
+    }
+    return result;
+}
+
+Status stop_guest(CaptureSet& set) {
+    EVAC_TRY(set.client->execute("stop"));
+    return {};
+}
+
+Status make_capturable(CaptureSet& set) {
+    auto status = set.client->execute("query-status");
+    EVAC_TRY(status);
+    if (status->value("status", "") != "postmigrate") return {};
+    EVAC_TRY(set.client->execute("cont"));
+    return stop_guest(set);
+}
+
+Status resume_guest(CaptureSet& set) {
+    EVAC_TRY(set.client->execute("cont"));
+    auto status = set.client->execute("query-status");
+    EVAC_TRY(status);
+    const std::string state = status->value("status", "");
+    if (state != "running") return make_error(Errc::io, "after cont the run state is '" + state + "'");
+    return {};
+}
+
+Status destroy_guest(CaptureSet& set) {
+    const int pid = set.client->peer_pid();
+    auto quit = set.client->execute("quit");
+    // QEMU may close the socket before it answers.
+    if (!quit.ok() && set.client->usable()) return quit.error();
+    for (int i = 0; i < kQuitMs / 5 && landing::process_lives(pid); ++i) ::usleep(5000);
+    if (landing::process_lives(pid)) {
+        return make_error(Errc::timeout, "the source QEMU (process " + std::to_string(pid) + ") does not end");
+    }
+    return {};
+}
+
+}  // namespace evac::daemon

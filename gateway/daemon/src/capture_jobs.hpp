@@ -1,0 +1,48 @@
+#pragma once
+// What capture workers do: examine a VM, run a pass, stop and resume it. Blocking; each is one job's body and touches
+// only what it is given.
+#include <string>
+
+#include "evac/core/clock.hpp"
+#include "evac/core/log.hpp"
+#include "home_vm.hpp"
+
+namespace evac::daemon {
+
+struct JobContext {
+    ReducerStage& reducer;
+    const Clock& clock;
+    Logger& log;
+    std::string run_dir;
+    uint64_t fingerprint_seed = 0;
+};
+
+// Connects, checks, prepares tracking. Errors: refused (with all reasons), and what QMP says.
+Result<Examined> examine_vm(const JobContext& context, const std::string& name, const std::string& qmp_path);
+
+// After a restart in the middle of a handover the guest stands still and must not be probed: what was learned at
+// enrolment (facts, disks, argv in `known`) is taken as it was.
+Result<Examined> reattach_vm(const JobContext& context, const std::string& name, const std::string& qmp_path,
+                             const Examined& known);
+
+struct PassRequest {
+    VmId vm{};
+    uint32_t generation = 0;
+    Epoch epoch{};
+    size_t lane = 0;          // capture worker
+    bool final_pass = false;  // the guest was stopped and stays so
+    std::string tag;          // of files
+};
+Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live, const PassRequest& request);
+
+Status stop_guest(CaptureSet& set);
+// Before a final pass over a guest that stands still already. QEMU refuses a second migration from `postmigrate`, so a
+// pass that has to be repeated (the session was lost, this daemon was restarted) needs cont and stop at once: legal
+// only before the copy at away is sealed, which the state machine has made sure of.
+Status make_capturable(CaptureSet& set);
+// Also from postmigrate, i.e. after a final pass; running already is success.
+Status resume_guest(CaptureSet& set);
+// QEMU quits; its process is gone when this returns ok.
+Status destroy_guest(CaptureSet& set);
+
+}  // namespace evac::daemon

@@ -1,0 +1,197 @@
+// The acts of a handover that home does, and how jobs take their turns on one VM.
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "home_service.hpp"
+
+namespace evac::daemon {
+
+using evacuation::Act;
+using evacuation::ActKind;
+using evacuation::HomeEventKind;
+
+void HomeService::with_capture(HomeVm& vm, std::function<Completion(CaptureSet&, size_t)> body) {
+    const VmId id = vm.id;
+    auto start = [this, id, body = std::move(body)](HomeVm& idle) {
+        idle.busy = true;
+        auto capture = idle.examined.capture;
+        const bool submitted = ports_.workers.submit([this, id, capture, body](size_t worker) -> Completion {
+            Completion then = body(*capture, worker);
+            return [this, id, then] {
+                HomeVm* found = find(id);
+                if (found != nullptr) found->busy = false;
+                if (then) then();
+                run_next(id);
+            };
+        });
+        if (!submitted) {
+            idle.busy = false;
+            ports_.log.error("vm " + idle.name + ": no worker takes the job");
+        }
+    };
+    if (vm.busy || !waiting_[id].empty()) {
+        waiting_[id].push_back(std::move(start));
+    } else {
+        start(vm);
+    }
+}
+
+void HomeService::run_next(VmId id) {
+    HomeVm* vm = find(id);
+    const auto queue = waiting_.find(id);
+    if (vm == nullptr || vm->busy || queue == waiting_.end() || queue->second.empty()) return;
+    auto start = std::move(queue->second.front());
+    queue->second.pop_front();
+    if (queue->second.empty()) waiting_.erase(queue);
+    if (vm->examined.capture) start(*vm);
+}
+
+void HomeService::answer(const Act& act, HomeEventKind kind, const std::string& text, Epoch epoch) {
+    evacuation::HomeEvent event;
+    event.kind = kind;
+    event.handover = act.handover;
+    event.epoch = epoch;
+    event.text = text;
+    ports_.execute(ports_.coordinator.handle(act.vm, event, now()));
+}
+
+void HomeService::begin_evacuation() {
+    evacuating_ = true;
+    ports_.reducer.command(to_reducer::Urgent{true});
+    for (auto& [id, vm] : vms_) {
+        vm->wire_at_alert_bytes = vm->flow->wire_bytes;
+        // A round that is half-way is of no use now; its pages stay queued.
+        if (vm->busy && vm->examined.capture) vm->examined.capture->cancel = true;
+    }
+}
+
+void HomeService::execute(const Act& act) {
+    HomeVm* vm = find(act.vm);
+    if (vm == nullptr) {
+        ports_.log.error("handover act for a VM that is not here");
+        return;
+    }
+    const auto& capture = vm->examined.capture;
+    const bool reachable = capture && capture->client && capture->client->usable() && vm->phase != VmPhase::offline;
+    const auto defer = [vm, &act] { vm->deferred.push_back(act); };
+    switch (act.kind) {
+        case ActKind::start_drain:
+            if (vm->phase != VmPhase::active) {
+                answer(act, HomeEventKind::drain_failed, "its copy is not synchronised (" + std::string(to_string(vm->phase)) + ")");
+                return;
+            }
+            if (vm->busy) capture->cancel = true;
+            with_capture(*vm, [this, act](CaptureSet&, size_t) -> Completion {
+                return [this, act] { answer(act, HomeEventKind::drained); };
+            });
+            return;
+        case ActKind::stop_guest: return reachable ? act_stop(act, *vm) : defer();
+        case ActKind::capture_final: return reachable && vm->phase == VmPhase::active ? act_capture(act, *vm) : defer();
+        case ActKind::send_final:
+            vm->final_epoch = act.epoch;
+            ports_.reducer.command(to_reducer::AllowFinal{act.vm, act.epoch, evacuation::raw(act.handover)});
+            return;
+        case ActKind::stop_capture:
+            std::erase_if(vm->deferred, [](const Act& a) { return a.kind == ActKind::capture_final; });
+            if (vm->busy && capture) capture->cancel = true;
+            ports_.reducer.command(to_reducer::FinalMode{act.vm, false, 0});
+            return;
+        case ActKind::resume_guest:
+            ports_.reducer.command(to_reducer::FinalMode{act.vm, false, 0});
+            return reachable ? act_resume(act, *vm) : defer();
+        case ActKind::destroy_source: return reachable ? act_destroy(act, *vm) : defer();
+        default: ports_.log.error(std::string("home cannot do ") + evacuation::to_string(act.kind));
+    }
+}
+
+// Acts that came while the VM could not be reached, or before its copy was synchronised after a restart.
+void HomeService::retry_deferred(HomeVm& vm) {
+    if (vm.deferred.empty()) return;
+    const auto* handover = ports_.coordinator.find(vm.id);
+    std::deque<Act> acts;
+    std::swap(acts, vm.deferred);
+    for (const Act& act : acts) {
+        if (handover == nullptr || handover->record().handover != act.handover) continue;  // of an earlier attempt
+        if (!vm.socket_dead) {
+            execute(act);
+        } else if (act.kind == ActKind::destroy_source) {
+            vm.phase = VmPhase::moved;
+            answer(act, HomeEventKind::source_destroyed);
+        } else {
+            answer(act, HomeEventKind::guest_gone, "nobody listens on its QMP socket");
+        }
+    }
+}
+
+void HomeService::act_stop(const Act& act, HomeVm& vm) {
+    with_capture(vm, [this, act](CaptureSet& set, size_t) -> Completion {
+        auto status = std::make_shared<Status>(stop_guest(set));
+        return [this, act, status] {
+            if (status->ok()) return answer(act, HomeEventKind::guest_stopped);
+            answer(act, HomeEventKind::stop_failed, status->error().message());
+        };
+    });
+}
+
+void HomeService::act_capture(const Act& act, HomeVm& vm) {
+    PassRequest request;
+    request.vm = vm.id;
+    request.generation = vm.generation;
+    request.epoch = next_epoch(vm);
+    request.final_pass = true;
+    request.tag = vm.name;
+    ports_.reducer.command(to_reducer::FinalMode{vm.id, true, static_cast<uint32_t>(now().ns / 1'000'000)});
+    const JobContext context = job_context();
+    with_capture(vm, [this, act, request, context](CaptureSet& set, size_t worker) mutable -> Completion {
+        request.lane = worker;
+        auto result = std::make_shared<Result<PassResult>>(make_error(Errc::internal, ""));
+        const auto begin_ns = context.clock.now_ns();
+        const Status ready = make_capturable(set);
+        if (ready.ok()) {
+            *result = run_pass(context, set, false, request);
+        } else {
+            *result = ready.error();
+        }
+        const double took_s = static_cast<double>(context.clock.now_ns() - begin_ns) / 1e9;
+        return [this, act, request, result, took_s] {
+            if (!result->ok()) return answer(act, HomeEventKind::capture_failed, result->error().message());
+            if (!(*result)->complete) return answer(act, HomeEventKind::capture_failed, "pages had to be dropped");
+            if (HomeVm* found = find(request.vm)) {
+                found->final_pass_s = took_s;
+                found->final_changed_mib =
+                    static_cast<double>(((*result)->round.pages_changed + (*result)->disk_pages_changed) * kPageBytes) /
+                    static_cast<double>(kMiB);
+                if (found->generation != request.generation) {
+                    return answer(act, HomeEventKind::capture_failed, "the session to the peer was lost meanwhile");
+                }
+            }
+            answer(act, HomeEventKind::captured, {}, request.epoch);
+        };
+    });
+}
+
+void HomeService::act_resume(const Act& act, HomeVm& vm) {
+    with_capture(vm, [this, act](CaptureSet& set, size_t) -> Completion {
+        auto status = std::make_shared<Status>(resume_guest(set));
+        return [this, act, status] {
+            if (status->ok()) return answer(act, HomeEventKind::guest_resumed);
+            answer(act, HomeEventKind::resume_failed, status->error().message());
+        };
+    });
+}
+
+void HomeService::act_destroy(const Act& act, HomeVm& vm) {
+    with_capture(vm, [this, act](CaptureSet& set, size_t) -> Completion {
+        auto status = std::make_shared<Status>(destroy_guest(set));
+        return [this, act, status] {
+            if (!status->ok()) return answer(act, HomeEventKind::destroy_failed, status->error().message());
+            if (HomeVm* found = find(act.vm)) {
+                found->phase = VmPhase::moved;
+                found->detail = "runs at " + ports_.config.peer_site;
+            }
+            answer(act, HomeEventKind::source_destroyed);
+        };
+    });
+}
+
+}  // namespace evac::daemon

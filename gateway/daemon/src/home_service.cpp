@@ -1,0 +1,531 @@
+#include "home_service.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "files.hpp"
+
+namespace evac::daemon {
+namespace {
+
+constexpr uint64_t kRetryNs = 2 * kNsPerSecond;        // after an unreachable QMP socket
+constexpr uint64_t kSealPatienceNs = 120 * kNsPerSecond;
+constexpr size_t kRoundsAtOnce = 1;
+constexpr uint32_t kFailuresMax = 5;  // passes in a row, then the VM is examined anew
+constexpr size_t kNameMax = 64;
+constexpr size_t kHomeVmsMax = 16'384;
+
+bool valid_name(const std::string& name) {
+    return !name.empty() && name.size() <= kNameMax && name.front() != '.' && name.front() != '-' &&
+           name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") ==
+               std::string::npos;
+}
+
+nlohmann::json disks_to_json(const std::vector<storage_sync::DiskInfo>& disks) {
+    auto list = nlohmann::json::array();
+    for (const auto& d : disks) {
+        list.push_back({{"name", d.name}, {"qdev", d.qdev}, {"node", d.node}, {"format", d.format}, {"bytes", d.size_bytes}});
+    }
+    return list;
+}
+
+std::vector<storage_sync::DiskInfo> disks_from_json(const nlohmann::json& list) {
+    std::vector<storage_sync::DiskInfo> disks;
+    for (const auto& d : list) {
+        disks.push_back({d.at("name").get<std::string>(), d.at("qdev").get<std::string>(), d.at("node").get<std::string>(),
+                         d.at("format").get<std::string>(), d.at("bytes").get<uint64_t>()});
+    }
+    return disks;
+}
+
+}  // namespace
+
+const char* to_string(VmPhase phase) {
+    switch (phase) {
+        case VmPhase::offline: return "offline";
+        case VmPhase::enrolling: return "enrolling";
+        case VmPhase::refused: return "refused";
+        case VmPhase::offering: return "offering";
+        case VmPhase::syncing: return "syncing";
+        case VmPhase::active: return "active";
+        case VmPhase::moved: return "moved";
+    }
+    return "unknown";
+}
+
+HomeService::HomeService(Ports ports, uint64_t fingerprint_seed) : ports_(std::move(ports)), seed_(fingerprint_seed) {}
+
+JobContext HomeService::job_context() const {
+    return {ports_.reducer, ports_.clock, ports_.log, ports_.config.site.run_dir, seed_};
+}
+
+// --- registry
+
+Status HomeService::save(const HomeVm& vm) const {
+    const nlohmann::json record{{"version", 1},
+                                {"id", raw(vm.id)},
+                                {"name", vm.name},
+                                {"uuid", vm.uuid},
+                                {"qmp", vm.qmp_path},
+                                {"priority", vm.priority},
+                                {"max_downtime_ms", vm.max_downtime_ms},
+                                {"epoch_reserved", vm.epoch_reserved},
+                                {"facts", vm.examined.facts.ram_blocks.empty() ? std::string() : prestage::facts_to_text(vm.examined.facts)},
+                                {"argv", vm.examined.argv},
+                                {"disks", disks_to_json(vm.examined.disks)}};
+    return write_file_durably(ports_.config.site.state_dir + "/home/" + vm.name + ".json", record.dump(1) + "\n");
+}
+
+Status HomeService::load() {
+    const std::string dir = ports_.config.site.state_dir + "/home";
+    EVAC_TRY(make_dirs(dir));
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(dir, error)) {
+        if (entry.path().extension() == ".json") EVAC_TRY(load_one(entry.path().string()));
+    }
+    if (error) return io_error("read '" + dir + "'", error.value());
+    return {};
+}
+
+Status HomeService::load_one(const std::string& path) {
+    std::ifstream file(path);
+    const auto record = nlohmann::json::parse(file, nullptr, false);
+    try {
+        auto vm = std::make_unique<HomeVm>();
+        vm->id = VmId{record.at("id").get<uint32_t>()};
+        vm->name = record.at("name").get<std::string>();
+        vm->uuid = record.at("uuid").get<std::string>();
+        vm->qmp_path = record.at("qmp").get<std::string>();
+        vm->priority = record.at("priority").get<double>();
+        vm->max_downtime_ms = record.at("max_downtime_ms").get<double>();
+        vm->epoch_reserved = record.at("epoch_reserved").get<uint32_t>();
+        vm->epoch = vm->epoch_reserved;
+        vm->examined.argv = record.at("argv").get<std::vector<std::string>>();
+        vm->examined.disks = disks_from_json(record.at("disks"));
+        const auto facts_text = record.at("facts").get<std::string>();
+        if (!facts_text.empty()) {
+            auto facts = prestage::facts_from_text(facts_text);
+            EVAC_TRY(facts);
+            vm->examined.facts = std::move(*facts);
+        }
+        next_id_ = std::max(next_id_, raw(vm->id) + 1);
+        EVAC_TRY(ports_.coordinator.add_vm(vm->id));
+        vms_[vm->id] = std::move(vm);
+    } catch (const nlohmann::json::exception& e) {
+        return make_error(Errc::corrupt, "registry file '" + path + "': " + e.what());
+    }
+    return {};
+}
+
+Result<VmId> HomeService::add(const AddRequest& request) {
+    if (!valid_name(request.name)) {
+        return make_error(Errc::invalid_argument,
+                          "name: '" + request.name + "' is refused; accepted: 1 to 64 of letters, digits, . _ -");
+    }
+    if (request.qmp_path.empty() || request.qmp_path.front() != '/') {
+        return make_error(Errc::invalid_argument,
+                          "qmp: '" + request.qmp_path + "' is refused; accepted: the absolute path of a QMP Unix socket");
+    }
+    if (vms_.size() >= kHomeVmsMax) return make_error(Errc::refused, "at most 16384 VMs are accepted");
+    if (HomeVm* old = find(request.name)) {
+        if (old->phase != VmPhase::refused) {
+            return make_error(Errc::already_exists, "name: '" + request.name + "' is enrolled already");
+        }
+        EVAC_TRY(remove(request.name));
+    }
+    for (const auto& [id, vm] : vms_) {
+        if (vm->qmp_path == request.qmp_path) {
+            return make_error(Errc::already_exists, "qmp: '" + request.qmp_path + "' is '" + vm->name + "'s");
+        }
+    }
+    auto vm = std::make_unique<HomeVm>();
+    vm->id = VmId{next_id_++};
+    vm->name = request.name;
+    vm->uuid = random_hex(16);
+    vm->qmp_path = request.qmp_path;
+    vm->priority = request.priority;
+    vm->max_downtime_ms = request.max_downtime_ms;
+    EVAC_TRY(ports_.coordinator.add_vm(vm->id));
+    EVAC_TRY(save(*vm));
+    const VmId id = vm->id;
+    vms_[id] = std::move(vm);
+    connect(*vms_[id]);
+    return id;
+}
+
+Status HomeService::remove(const std::string& name) {
+    HomeVm* vm = find(name);
+    if (vm == nullptr) return make_error(Errc::not_found, "vm '" + name + "' is not enrolled");
+    if (vm->busy) {
+        vm->examined.capture->cancel = true;
+        return make_error(Errc::unavailable, "vm '" + name + "' is being captured; try again in a moment");
+    }
+    EVAC_TRY(ports_.coordinator.remove_vm(vm->id));
+    std::error_code error;
+    std::filesystem::remove(ports_.config.site.state_dir + "/home/" + name + ".json", error);
+    ports_.reducer.command(to_reducer::RemoveVm{vm->id});
+    ports_.link.send(protocol::Forget{vm->id});
+    if (auto capture = vm->examined.capture; capture && capture->disks) {
+        ports_.workers.submit([capture](size_t) -> Completion {
+            static_cast<void>(capture->disks->stop_tracking().ok());
+            return [capture] {};
+        });
+    }
+    waiting_.erase(vm->id);
+    vms_.erase(vm->id);
+    return {};
+}
+
+HomeVm* HomeService::find(std::string_view name) {
+    for (auto& [id, vm] : vms_) {
+        if (vm->name == name) return vm.get();
+    }
+    return nullptr;
+}
+
+HomeVm* HomeService::find(VmId id) {
+    const auto found = vms_.find(id);
+    return found == vms_.end() ? nullptr : found->second.get();
+}
+
+// --- enrolment
+
+void HomeService::connect(HomeVm& vm) {
+    vm.phase = VmPhase::enrolling;
+    vm.busy = true;
+    const VmId id = vm.id;
+    const JobContext context = job_context();
+    // A guest in a handover may stand still and must not be probed.
+    const auto* handover = ports_.coordinator.find(id);
+    const bool known = handover != nullptr && !vm.examined.facts.ram_blocks.empty() &&
+                       handover->state() != evacuation::State::protected_ && handover->state() != evacuation::State::armed;
+    Examined stored;
+    if (known) {
+        stored.facts = vm.examined.facts;
+        stored.disks = vm.examined.disks;
+        stored.argv = vm.examined.argv;
+    }
+    const bool submitted = ports_.workers.submit([this, id, context, known, stored, name = vm.name, path = vm.qmp_path](size_t) -> Completion {
+        auto examined = std::make_shared<Result<Examined>>(known ? reattach_vm(context, name, path, stored)
+                                                                 : examine_vm(context, name, path));
+        return [this, id, examined] {
+            HomeVm* found = find(id);
+            if (found == nullptr) return;
+            found->busy = false;
+            if (!examined->ok()) {
+                const Error& error = examined->error();
+                found->phase = error.code == Errc::refused || error.code == Errc::corrupt ||
+                                       error.code == Errc::invalid_argument
+                                   ? VmPhase::refused
+                                   : VmPhase::offline;
+                found->socket_dead = error.sys_errno == ECONNREFUSED || error.sys_errno == ENOENT;
+                found->retry_ns = ports_.clock.now_ns() + kRetryNs;
+                if (found->detail != error.message()) {
+                    ports_.log.warning("vm " + found->name + ": " + error.message());
+                }
+                found->detail = error.message();
+                run_next(id);
+                return;
+            }
+            found->examined = std::move(**examined);
+            found->detail.clear();
+            found->socket_dead = false;
+            ++found->generation;
+            found->failures = 0;
+            const Status saved = save(*found);
+            if (!saved.ok()) ports_.log.error("registry: " + saved.error().message());
+            ports_.reducer.command(to_reducer::AddVm{id, found->generation, found->regions(), found->flow});
+            found->phase = VmPhase::offering;
+            offer(*found);
+            run_next(id);
+        };
+    });
+    if (!submitted) {
+        vm.busy = false;
+        vm.phase = VmPhase::offline;
+        vm.retry_ns = ports_.clock.now_ns() + kRetryNs;
+    }
+}
+
+void HomeService::offer(HomeVm& vm) {
+    if (!ports_.link.up() || !vm.examined.capture) return;
+    vm.phase = VmPhase::offering;
+    protocol::Enrol enrol;
+    enrol.vm = vm.id;
+    enrol.name = vm.name;
+    enrol.uuid = vm.uuid;
+    for (const auto& region : vm.regions()) enrol.regions.push_back({region.kind, region.size_bytes, region.name});
+    enrol.facts = prestage::facts_to_text(vm.examined.facts);
+    enrol.argv = vm.examined.argv;
+    enrol.last_epoch = Epoch{vm.epoch};
+    if (enrol.facts.size() > protocol::kFactsBytesMax) {
+        vm.phase = VmPhase::refused;
+        vm.detail = "its description is too large for the peer";
+        return;
+    }
+    ports_.link.send(enrol);
+}
+
+void HomeService::on_enrol_result(const protocol::EnrolResult& m) {
+    HomeVm* vm = find(m.vm);
+    if (vm == nullptr || vm->phase != VmPhase::offering) return;
+    if (!m.ok) {
+        vm->phase = VmPhase::refused;
+        vm->detail = "the peer refuses it: " + m.reason;
+        ports_.log.warning("vm " + vm->name + ": " + vm->detail);
+        return;
+    }
+    vm->sealed = m.sealed;
+    vm->sealed_point_unix_ms = m.point_unix_ms;
+    vm->epoch = std::max(vm->epoch, raw(m.newest));
+    begin_sync(*vm);
+}
+
+// The peer's copy is the truth about what is staged: nothing else needs to survive a restart of either side.
+void HomeService::begin_sync(HomeVm& vm) {
+    vm.phase = VmPhase::syncing;
+    ++vm.generation;
+    vm.awaiting = Epoch{};
+    ports_.reducer.command(to_reducer::ResetVm{vm.id, vm.generation});
+    // VmReset comes back with the number of batches sent; then the request goes out.
+}
+
+void HomeService::on_reducer_event(const from_reducer::Event& event) {
+    if (const auto* reset = std::get_if<from_reducer::VmReset>(&event)) {
+        HomeVm* vm = find(reset->vm);
+        if (vm == nullptr || vm->phase != VmPhase::syncing || vm->generation != reset->generation) return;
+        ports_.link.send(protocol::FingerprintsRequest{reset->vm, reset->batches});
+    } else if (const auto* lost = std::get_if<from_reducer::PageLost>(&event)) {
+        HomeVm* vm = find(lost->vm);
+        if (vm == nullptr || !vm->examined.capture) return;
+        const auto capture = vm->examined.capture;
+        with_capture(*vm, [capture, lost = *lost](CaptureSet& set, size_t) -> Completion {
+            set.forget.emplace_back(lost.region, lost.page);
+            return {};
+        });
+        vm->awaiting = Epoch{};
+    } else if (const auto* sent = std::get_if<from_reducer::SealSent>(&event)) {
+        HomeVm* vm = find(sent->vm);
+        if (vm != nullptr && vm->awaiting == sent->epoch) vm->seal_sent = true;
+    }
+}
+
+void HomeService::on_fingerprints(protocol::Fingerprints&& m) {
+    HomeVm* vm = find(m.vm);
+    if (vm == nullptr || vm->phase != VmPhase::syncing || !vm->examined.capture) return;
+    if (raw(m.region) >= vm->regions().size()) return;
+    const Fingerprint zero = vm->examined.capture->catalogue->zero_fingerprint();
+    std::vector<Fingerprint> tags = m.values;  // of zero pages: unknown, they are never referenced
+    for (size_t i = 0; i < m.values.size(); ++i) {
+        if (m.zero[i]) m.values[i] = zero;
+    }
+    ports_.reducer.command(to_reducer::LoadTags{m.vm, m.region, m.first_page, std::move(tags)});
+    const VmId id = m.vm;
+    const uint32_t generation = vm->generation;
+    auto part = std::make_shared<protocol::Fingerprints>(std::move(m));
+    with_capture(*vm, [this, id, generation, part](CaptureSet& set, size_t) -> Completion {
+        auto loaded = std::make_shared<Status>(set.catalogue->load(part->region, part->first_page, part->values));
+        if (part->last && set.disks) set.disks->request_full_compare();
+        return [this, id, generation, part, loaded] {
+            HomeVm* found = find(id);
+            if (found == nullptr || found->generation != generation) return;
+            if (!loaded->ok()) {
+                lose_vm(*found, "the peer's fingerprints do not fit: " + loaded->error().message());
+            } else if (part->last) {
+                finish_sync(*found);
+            }
+        };
+    });
+}
+
+void HomeService::finish_sync(HomeVm& vm) {
+    vm.phase = VmPhase::active;
+    vm.detail.clear();
+    ports_.log.info("vm " + vm.name + ": synchronised with the peer's copy, prestaging");
+}
+
+void HomeService::session_up() {
+    for (auto& [id, vm] : vms_) {
+        if (vm->busy && vm->examined.capture) vm->examined.capture->cancel = true;  // what it captures is void
+        if (vm->phase == VmPhase::active || vm->phase == VmPhase::syncing || vm->phase == VmPhase::offering ||
+            (vm->phase == VmPhase::refused && vm->examined.capture)) {
+            ++vm->generation;
+            offer(*vm);
+        }
+    }
+}
+
+void HomeService::lose_vm(HomeVm& vm, const std::string& why) {
+    ports_.log.warning("vm " + vm.name + ": " + why);
+    vm.detail = why;
+    vm.phase = VmPhase::offline;
+    vm.retry_ns = ports_.clock.now_ns() + kRetryNs;
+    ++vm.generation;
+}
+
+// --- rounds
+
+void HomeService::tick() {
+    const uint64_t now_ns = ports_.clock.now_ns();
+    for (auto& [id, vm] : vms_) {
+        if (vm->phase == VmPhase::offline && !vm->busy && now_ns >= vm->retry_ns) connect(*vm);
+        if (vm->phase == VmPhase::active && raw(vm->awaiting) != 0 && vm->seal_sent && ports_.link.up() &&
+            now_ns - vm->awaiting_since_ns > kSealPatienceNs) {
+            ports_.log.warning("vm " + vm->name + ": the peer does not answer a seal; synchronising again");
+            begin_sync(*vm);
+        }
+    }
+    for (auto& [id, vm] : vms_) retry_deferred(*vm);
+    if (!evacuating_) schedule_rounds();
+    const auto stage = ports_.coordinator.stage();
+    if (evacuating_ && (stage == evacuation::Stage::idle || stage == evacuation::Stage::done)) {
+        evacuating_ = false;
+        ports_.reducer.command(to_reducer::Urgent{false});
+    }
+}
+
+void HomeService::schedule_rounds() {
+    const uint64_t now_ns = ports_.clock.now_ns();
+    if (!ports_.link.up() || now_ns < next_round_ns_) return;
+    while (rounds_running_ < kRoundsAtOnce && ports_.workers.idle() > 0) {
+        HomeVm* vm = stalest_due(now_ns);
+        if (vm == nullptr) return;
+        start_round(*vm);
+    }
+}
+
+HomeVm* HomeService::stalest_due(uint64_t now_ns) {
+    const auto interval_ns = static_cast<uint64_t>(ports_.config.prestage.interval_s * static_cast<double>(kNsPerSecond));
+    const auto& budget = ports_.reducer.budget();
+    HomeVm* best = nullptr;
+    for (auto& [id, vm] : vms_) {
+        if (vm->phase != VmPhase::active || vm->busy || raw(vm->awaiting) != 0) continue;
+        const auto* handover = ports_.coordinator.find(id);
+        if (handover == nullptr || !handover->may_prestage()) continue;
+        // After a pass that did not fit, the next begins when most of the queue has gone.
+        if (vm->last_incomplete && budget.used_pages() * 4 > budget.budget_pages()) continue;
+        if (!vm->last_incomplete && vm->last_start_ns != 0 && now_ns - vm->last_start_ns < interval_ns) continue;
+        if (best == nullptr || vm->last_point_ns < best->last_point_ns) best = vm.get();
+    }
+    return best;
+}
+
+Epoch HomeService::next_epoch(HomeVm& vm) {
+    ++vm.epoch;
+    if (vm.epoch >= vm.epoch_reserved) {
+        vm.epoch_reserved = vm.epoch + kEpochsReserved;
+        const Status saved = save(vm);
+        if (!saved.ok()) ports_.log.error("registry: " + saved.error().message());
+    }
+    return Epoch{vm.epoch};
+}
+
+void HomeService::start_round(HomeVm& vm) {
+    vm.busy = true;
+    ++rounds_running_;
+    PassRequest request;
+    request.vm = vm.id;
+    request.generation = vm.generation;
+    request.epoch = next_epoch(vm);
+    request.tag = vm.name;
+    const JobContext context = job_context();
+    const uint64_t started_ns = ports_.clock.now_ns();
+    auto capture = vm.examined.capture;
+    const bool live = vm.examined.facts.background_snapshot;
+    const bool submitted = ports_.workers.submit([this, context, request, capture, live, started_ns](size_t worker) mutable -> Completion {
+        request.lane = worker;
+        auto result = std::make_shared<Result<PassResult>>(run_pass(context, *capture, live, request));
+        return [this, request, result, started_ns] {
+            round_done(request.vm, request.generation, std::move(*result), started_ns);
+        };
+    });
+    if (!submitted) {
+        vm.busy = false;
+        --rounds_running_;
+    }
+}
+
+void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> result, uint64_t started_ns) {
+    --rounds_running_;
+    const uint64_t now_ns = ports_.clock.now_ns();
+    const uint64_t took_ns = now_ns - started_ns;
+    bool first_staging = false;
+    for (const auto& [other_id, other] : vms_) first_staging = first_staging || (other->phase == VmPhase::active && !other->sealed_once());
+    const double share = first_staging ? std::max(0.8, ports_.config.prestage.cpu_share) : ports_.config.prestage.cpu_share;
+    const double rest = share >= 1 ? 0 : static_cast<double>(took_ns) * (1 / share - 1);
+    next_round_ns_ = now_ns + static_cast<uint64_t>(rest);
+    HomeVm* vm = find(id);
+    if (vm == nullptr) return;
+    vm->busy = false;
+    const double interval_s = vm->last_start_ns == 0 ? 0 : static_cast<double>(started_ns - vm->last_start_ns) / 1e9;
+    vm->last_start_ns = started_ns;
+    if (vm->generation != generation || vm->phase != VmPhase::active) {
+        run_next(id);
+        return;
+    }
+    if (!result.ok()) {
+        vm->detail = result.error().message();
+        if (result.error().code != Errc::cancelled) {
+            ports_.log.warning("vm " + vm->name + ": round failed: " + vm->detail);
+            ++vm->failures;
+        }
+        const bool gone = !vm->examined.capture->client->usable();
+        if (gone || vm->failures >= kFailuresMax) lose_vm(*vm, vm->detail);
+        run_next(id);
+        return;
+    }
+    vm->failures = 0;
+    vm->last_incomplete = !result->complete;
+    vm->detail.clear();
+    PassHistory::Entry entry;
+    entry.interval_s = interval_s;
+    entry.changed_mib = static_cast<double>((result->round.pages_changed + result->disk_pages_changed) * kPageBytes) /
+                        static_cast<double>(kMiB);
+    entry.pause_ms = static_cast<double>(result->round.pause_ns) / 1e6;
+    entry.pause_upper_ms = static_cast<double>(result->round.pause_upper_ns) / 1e6;
+    entry.duration_s = static_cast<double>(took_ns) / 1e9;
+    vm->history.add(entry);
+    if (result->complete) {
+        vm->last_point_ns = started_ns;
+        vm->awaiting = result->round.epoch;
+        vm->awaiting_since_ns = now_ns;
+        vm->awaiting_point_unix_ms = result->point_unix_ms;
+        vm->seal_sent = false;
+    }
+    run_next(id);
+}
+
+void HomeService::on_seal_result(const protocol::SealResult& m) {
+    HomeVm* vm = find(m.vm);
+    if (vm == nullptr) return;
+    ports_.reducer.command(to_reducer::SealAnswered{m.vm, m.epoch});
+    if (vm->awaiting != m.epoch) return;
+    vm->awaiting = Epoch{};
+    if (m.ok) {
+        vm->sealed = m.epoch;
+        vm->sealed_point_unix_ms = vm->awaiting_point_unix_ms;
+        return;
+    }
+    ports_.log.warning("vm " + vm->name + ": the peer could not seal: " + m.reason + "; synchronising again");
+    vm->detail = "the peer could not seal: " + m.reason;
+    if (vm->phase == VmPhase::active) begin_sync(*vm);
+}
+
+void HomeService::on_batch_ack(protocol::BatchAck&& m) {
+    ports_.reducer.command(to_reducer::Acknowledge{m.vm, std::move(m.sequences)});
+}
+
+void HomeService::on_nak(protocol::Nak&& m) {
+    ports_.reducer.command(to_reducer::Naks{m.vm, m.sequence, std::move(m.pages)});
+}
+
+double HomeService::rpo_s(const HomeVm& vm) const {
+    if (vm.sealed_point_unix_ms == 0) return -1;
+    return static_cast<double>(std::max<int64_t>(0, ports_.clock.wall_unix_ms() - vm.sealed_point_unix_ms)) / 1000.0;
+}
+
+bool HomeService::protected_now(const HomeVm& vm) const { return vm.phase == VmPhase::active && vm.sealed_once(); }
+
+}  // namespace evac::daemon

@@ -1,0 +1,100 @@
+#pragma once
+// The home side of this site, on the control thread: which VMs are protected, when their rounds run, what the peer has
+// sealed, and the acts of a handover that home must do. Durable: state_dir/home/<name>.json, one file per VM.
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "capture_jobs.hpp"
+#include "config.hpp"
+#include "evac/evacuation/coordinator.hpp"
+#include "home_vm.hpp"
+#include "peer_link.hpp"
+#include "worker_pool.hpp"
+
+namespace evac::daemon {
+
+class HomeService {
+  public:
+    struct Ports {
+        const Config& config;
+        const Clock& clock;
+        Logger& log;
+        WorkerPool& workers;
+        ReducerStage& reducer;
+        PeerLink& link;
+        evacuation::Coordinator& coordinator;
+        // Executes what the state machine permits; the app gives both sides' acts to where they belong.
+        std::function<void(Result<evacuation::Acts>)> execute;
+    };
+    HomeService(Ports ports, uint64_t fingerprint_seed);
+
+    Status load();  // the registry; once, before anything else
+    void tick();    // about every 100 ms
+    void session_up();
+
+    // From the peer.
+    void on_enrol_result(const protocol::EnrolResult& m);
+    void on_fingerprints(protocol::Fingerprints&& m);
+    void on_seal_result(const protocol::SealResult& m);
+    void on_batch_ack(protocol::BatchAck&& m);
+    void on_nak(protocol::Nak&& m);
+    void on_reducer_event(const from_reducer::Event& event);
+
+    // Operator. vm add answers at once; the phase tells the rest.
+    struct AddRequest {
+        std::string name, qmp_path;
+        double priority = 1;
+        double max_downtime_ms = 1000;
+    };
+    Result<VmId> add(const AddRequest& request);
+    Status remove(const std::string& name);
+    HomeVm* find(std::string_view name);
+    HomeVm* find(VmId id);
+    const std::map<VmId, std::unique_ptr<HomeVm>>& vms() const { return vms_; }
+
+    void begin_evacuation();  // remembers each VM's backlog, stops rounds
+    void execute(const evacuation::Act& act);
+    bool protected_now(const HomeVm& vm) const;  // a sealed copy within the RPO target
+    double rpo_s(const HomeVm& vm) const;        // age of the newest recovery point; < 0 = none
+
+  private:
+    static constexpr uint32_t kEpochsReserved = 1000;
+    JobContext job_context() const;
+    Status save(const HomeVm& vm) const;
+    Status load_one(const std::string& path);
+    void connect(HomeVm& vm);
+    void offer(HomeVm& vm);
+    void begin_sync(HomeVm& vm);
+    void finish_sync(HomeVm& vm);
+    void schedule_rounds();
+    HomeVm* stalest_due(uint64_t now_ns);
+    void start_round(HomeVm& vm);
+    void round_done(VmId id, uint32_t generation, Result<PassResult> result, uint64_t started_ns);
+    void lose_vm(HomeVm& vm, const std::string& why);
+    Epoch next_epoch(HomeVm& vm);
+    // Runs `body` on a worker with the VM's capture set, then `done` here; waits for its turn while the VM is busy.
+    void with_capture(HomeVm& vm, std::function<Completion(CaptureSet&, size_t)> body);
+    void run_next(VmId id);
+    void retry_deferred(HomeVm& vm);
+    void answer(const evacuation::Act& act, evacuation::HomeEventKind kind, const std::string& text = {},
+                Epoch epoch = {});
+    void act_stop(const evacuation::Act& act, HomeVm& vm);
+    void act_capture(const evacuation::Act& act, HomeVm& vm);
+    void act_resume(const evacuation::Act& act, HomeVm& vm);
+    void act_destroy(const evacuation::Act& act, HomeVm& vm);
+    evacuation::Now now() const { return evacuation::Now::of(ports_.clock); }
+
+    Ports ports_;
+    uint64_t seed_;
+    std::map<VmId, std::unique_ptr<HomeVm>> vms_;
+    std::map<VmId, std::deque<std::function<void(HomeVm&)>>> waiting_;  // per busy VM; a handful of acts at most
+    uint32_t next_id_ = 1;
+    uint64_t next_round_ns_ = 0;  // CPU share: no pass before
+    uint32_t rounds_running_ = 0;
+    bool evacuating_ = false;
+};
+
+}  // namespace evac::daemon

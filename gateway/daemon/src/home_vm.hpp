@@ -1,0 +1,125 @@
+#pragma once
+// A VM that runs at this site and is prestaged at the other. Owner: the control thread; `capture` is lent to the job
+// that runs (busy), and nobody else touches it meanwhile.
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "evac/evacuation/handover_types.hpp"
+#include "evac/prestage/catalogue.hpp"
+#include "evac/prestage/enrolment.hpp"
+#include "evac/prestage/round.hpp"
+#include "evac/protocol/messages.hpp"
+#include "evac/qmp/client.hpp"
+#include "evac/storage_sync/disk_capture.hpp"
+#include "reducer_stage.hpp"
+
+namespace evac::daemon {
+
+enum class VmPhase : uint8_t {
+    offline,    // its QMP socket cannot be reached; tried again
+    enrolling,  // being examined
+    refused,    // cannot be protected; see detail
+    offering,   // waits for the peer's answer
+    syncing,    // learning what the peer has of it
+    active,     // rounds run
+    moved,      // runs at the peer; kept for the report
+};
+const char* to_string(VmPhase phase);
+
+// What a capture job needs. Made by the enrolment job.
+struct CaptureSet {
+    std::unique_ptr<qmp::Client> client;
+    std::unique_ptr<prestage::Catalogue> catalogue;
+    std::unique_ptr<storage_sync::DiskCapture> disks;  // null without writable disks
+    std::unique_ptr<prestage::RoundRunner> runner;
+    bool disks_ready = false;  // tracking; else the next pass begins it
+    size_t ram_regions = 0;    // disks follow
+    std::atomic<bool> cancel{false};
+    std::vector<std::pair<RegionId, uint64_t>> forget;  // pages that the next round must bring again
+};
+
+struct Examined {
+    prestage::VmFacts facts;
+    std::vector<storage_sync::DiskInfo> disks;
+    std::vector<prestage::RegionInfo> regions;
+    std::vector<std::string> argv;
+    std::shared_ptr<CaptureSet> capture;
+};
+
+// One capture pass, memory and disks.
+struct PassResult {
+    prestage::RoundResult round;
+    uint64_t disk_pages_changed = 0;
+    bool complete = false;
+    int64_t point_unix_ms = 0;
+};
+
+struct PassHistory {
+    static constexpr size_t kKept = 128;
+    struct Entry {
+        double interval_s = 0;  // since the pass before; 0 = unknown
+        double changed_mib = 0;
+        double pause_ms = 0;
+        double pause_upper_ms = 0;
+        double duration_s = 0;
+    };
+    std::deque<Entry> entries;
+    uint64_t count = 0;
+
+    void add(const Entry& entry) {
+        if (entries.size() == kKept) entries.pop_front();
+        entries.push_back(entry);
+        ++count;
+    }
+};
+
+struct HomeVm {
+    VmId id{};
+    std::string name, uuid, qmp_path;
+    double priority = 1;
+    double max_downtime_ms = 1000;
+    VmPhase phase = VmPhase::offline;
+    std::string detail;
+
+    Examined examined;
+    std::shared_ptr<VmFlow> flow = std::make_shared<VmFlow>();
+    bool busy = false;
+    uint32_t generation = 0;
+    uint32_t epoch = 0;           // the newest used
+    uint32_t epoch_reserved = 0;  // persisted: a restart goes on above it
+    uint64_t retry_ns = 0;        // offline: not before
+
+    uint64_t last_start_ns = 0;   // of a pass
+    uint64_t last_point_ns = 0;   // guest time of the newest captured pass
+    bool last_incomplete = false;
+    Epoch awaiting{};             // a complete pass whose seal is not answered
+    uint64_t awaiting_since_ns = 0;
+    int64_t awaiting_point_unix_ms = 0;
+    bool seal_sent = false;
+    Epoch sealed{};
+    int64_t sealed_point_unix_ms = 0;
+    uint32_t failures = 0;        // passes in a row
+    PassHistory history;
+
+    // Handover
+    std::deque<evacuation::Act> deferred;  // until it can be reached (again)
+    bool socket_dead = false;              // nobody listens on its QMP socket
+    Epoch final_epoch{};
+    uint64_t backlog_at_alert_bytes = 0;
+    uint64_t wire_at_alert_bytes = 0;
+    double final_pass_s = 0;
+    double final_changed_mib = 0;
+
+    bool sealed_once() const { return raw(sealed) != 0; }
+    const std::vector<prestage::RegionInfo>& regions() const { return examined.regions; }
+    uint64_t total_bytes() const {
+        uint64_t bytes = 0;
+        for (const auto& region : regions()) bytes += region.size_bytes;
+        return bytes;
+    }
+};
+
+}  // namespace evac::daemon

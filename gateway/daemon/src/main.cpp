@@ -1,0 +1,49 @@
+// evacgwd: the evacuation gateway's daemon. Exit codes: 0 stopped when asked, 1 failed, 2 usage or configuration.
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "app.hpp"
+#include "config.hpp"
+#include "logger.hpp"
+
+int main(int argc, char** argv) {
+    CLI::App cli{"evacgwd: evacuation gateway daemon"};
+    std::string config_path;
+    bool check = false;
+    bool verbose = false;
+    cli.add_option("--config", config_path, "configuration file (TOML)")->required();
+    cli.add_flag("--check", check, "read the configuration, say what is wrong with it, and end");
+    cli.add_flag("--verbose", verbose, "log at level debug");
+    cli.set_version_flag("--version", "evacgwd " EVAC_VERSION);
+    try {
+        cli.parse(argc, argv);
+    } catch (const CLI::ParseError& e) {
+        return cli.exit(e) == 0 ? 0 : 2;
+    }
+    // Blocked before any thread exists, so that all inherit it: the control thread reads signals from a descriptor.
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    signal(SIGPIPE, SIG_IGN);
+
+    evac::daemon::DaemonLog log(verbose ? evac::LogLevel::debug : evac::LogLevel::info);
+    auto config = evac::daemon::load_config(config_path);
+    if (!config.ok()) {
+        std::fprintf(stderr, "evacgwd: %s\n", config.error().message().c_str());
+        return 2;
+    }
+    if (check) {
+        std::printf("%s: ok\n", config_path.c_str());
+        return 0;
+    }
+    auto app = evac::daemon::App::create(std::move(*config), log);
+    if (!app.ok()) {
+        std::fprintf(stderr, "evacgwd: %s\n", app.error().message().c_str());
+        return app.error().code == evac::Errc::invalid_argument || app.error().code == evac::Errc::refused ? 2 : 1;
+    }
+    return (*app)->run();
+}

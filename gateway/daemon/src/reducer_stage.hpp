@@ -1,0 +1,212 @@
+#pragma once
+// The reducer thread: captured pages in, batches and seals out on the WAN's data classes.
+//
+//   capture workers --ring each--> DirtyQueue per VM --take--> dedup::Reducer --> WAN (demand | disk | bulk)
+//   control --commands--> here --events--> control          ingest --ready messages--> here --> WAN (disk)
+//
+// What it keeps to:
+//  - SEAL(vm, e) goes out when the round's end has come complete, the VM's queue is empty and every open batch was
+//    given to the transport; then nothing of a later epoch goes out for that VM until away has answered.
+//  - The final seal of a handover waits for allow_final: the journal comes first.
+//  - Pages of a VM in its final pass go before everything else, in class demand.
+//  - A new session makes everything here void: queues are cleared, and what comes with an old generation is dropped.
+#include <atomic>
+#include <deque>
+#include <map>
+#include <memory>
+#include <stop_token>
+#include <variant>
+#include <vector>
+
+#include "event_fd.hpp"
+#include "evac/core/log.hpp"
+#include "evac/core/spsc_ring.hpp"
+#include "evac/dedup/index.hpp"
+#include "evac/dedup/reducer.hpp"
+#include "evac/prestage/dirty_queue.hpp"
+#include "evac/protocol/messages.hpp"
+#include "evac/wan/transport.hpp"
+
+namespace evac::daemon {
+
+using PageBuffer = std::array<std::byte, kPageBytes>;
+
+// The end of a capture pass, behind its last page.
+struct RoundEnd {
+    Epoch epoch{};
+    bool complete = false;     // nothing was dropped: may be sealed
+    bool final_pass = false;   // of a handover: sealed only when allowed
+    int64_t point_unix_ms = 0;
+    Bytes device_state;        // packed
+};
+
+struct CapturedItem {
+    VmId vm{};
+    uint32_t generation = 0;
+    RegionId region{};
+    uint64_t page = 0;
+    Epoch epoch{};
+    Fingerprint fingerprint{};
+    uint8_t heat = 0;
+    bool is_zero = false;
+    std::unique_ptr<PageBuffer> content;  // null for a zero page
+    std::unique_ptr<RoundEnd> end;        // set: this is no page
+};
+
+// What anyone may read of a VM's flow; written by the reducer thread (prestage drops by capture workers).
+struct VmFlow {
+    std::atomic<uint64_t> queued_pages{0};
+    std::atomic<uint64_t> queued_bytes{0};  // content, zero pages not counted
+    std::atomic<uint64_t> sent_pages{0};    // taken from the queue and reduced
+    std::atomic<uint64_t> raw_bytes{0};     // content of those
+    std::atomic<uint64_t> wire_bytes{0};    // of batches and seals
+};
+
+namespace to_reducer {
+struct NewSession { wan::SessionId session{}; };
+struct AddVm {
+    VmId vm{};
+    uint32_t generation = 0;
+    std::vector<prestage::RegionInfo> regions;
+    std::shared_ptr<VmFlow> flow;
+};
+struct RemoveVm { VmId vm{}; };
+struct ResetVm { VmId vm{}; uint32_t generation = 0; };
+struct LoadTags { VmId vm{}; RegionId region{}; uint64_t first_page = 0; std::vector<Fingerprint> fingerprints; };
+struct Acknowledge { VmId vm{}; std::vector<uint64_t> sequences; };
+struct Naks { VmId vm{}; uint64_t sequence = 0; std::vector<protocol::NakPage> pages; };
+struct SealAnswered { VmId vm{}; Epoch epoch{}; };  // sealed or not: the VM's next epoch may go out
+struct AllowFinal { VmId vm{}; Epoch epoch{}; uint64_t handover = 0; };
+struct FinalMode { VmId vm{}; bool on = false; uint32_t rank = 0; };
+struct Urgent { bool on = false; };  // no ceiling of prestaging's own
+using Command = std::variant<NewSession, AddVm, RemoveVm, ResetVm, LoadTags, Acknowledge, Naks, SealAnswered,
+                             AllowFinal, FinalMode, Urgent>;
+}  // namespace to_reducer
+
+namespace from_reducer {
+struct SealSent { VmId vm{}; Epoch epoch{}; bool final_pass = false; uint64_t batches = 0; };
+struct PageLost { VmId vm{}; RegionId region{}; uint64_t page = 0; };  // the catalogue must forget it
+struct VmReset { VmId vm{}; uint32_t generation = 0; uint64_t batches = 0; };  // nothing of it goes out any more
+using Event = std::variant<SealSent, PageLost, VmReset>;
+}  // namespace from_reducer
+
+struct ReducerOptions {
+    uint64_t queue_bytes = 512 * kMiB;
+    int zstd_level = 1;
+    double ceiling_bytes_per_s = 0;  // of prestaging; 0 = none
+    size_t capture_lanes = 2;
+};
+
+class ReducerStage {
+  public:
+    static Result<std::unique_ptr<ReducerStage>> create(const ReducerOptions& options, ByteSpan secret,
+                                                        dedup::Index& index, wan::Transport& transport,
+                                                        const Clock& clock, Logger& log);
+
+    void run(std::stop_token stop);  // the reducer thread
+
+    // Control thread. Commands are kept here while the ring is full, in order.
+    void command(to_reducer::Command command);
+    std::optional<from_reducer::Event> try_event();
+    int events_fd() const { return events_wake_.fd(); }
+    void pump_commands();
+    // What waits for the link in final passes: queued and not yet acknowledged.
+    uint64_t final_bytes_waiting() const { return final_waiting_.load(std::memory_order_relaxed); }
+
+    // Capture worker `lane`. False = no room within a short wait: drop the page.
+    bool push(size_t lane, CapturedItem&& item, bool may_wait_long);
+    prestage::PageBudget& budget() { return pool_.budget(); }
+
+    // Ingest thread: a message for class disk. False = full, try later.
+    bool push_message(Bytes&& message);
+
+    // Control thread; a snapshot about a second old.
+    const dedup::ReducerStats& stats();
+
+    static constexpr size_t kLaneItems = 2048;       // 8 MiB of pages per capture worker
+    static constexpr size_t kMessagesWaiting = 16;   // from ingest, at most 256 KiB each
+    static constexpr size_t kCommandsRing = 4096;
+    static constexpr size_t kEventsRing = 16384;
+
+  private:
+    struct Vm {
+        uint32_t generation = 0;
+        bool active = false;  // in this session
+        std::unique_ptr<prestage::DirtyQueue> queue;
+        std::shared_ptr<VmFlow> flow;
+        std::vector<prestage::RegionInfo> regions;
+        std::unique_ptr<RoundEnd> obligation;  // newest round that ended complete and is not sealed
+        std::unique_ptr<RoundEnd> sent_seal;   // SEAL sent, no answer yet
+        uint64_t handover = 0;                 // allowed final
+        Epoch final_epoch{};
+        bool final_mode = false;
+        uint32_t rank = 0;
+    };
+    struct Outgoing {
+        wan::Class cls{};
+        Bytes message;
+        VmId vm{};
+    };
+
+    ReducerStage(const ReducerOptions& options, wan::Transport& transport, const Clock& clock, Logger& log);
+    bool handle_commands();
+    void handle(to_reducer::NewSession& c);
+    void handle(to_reducer::AddVm& c);
+    void handle(to_reducer::RemoveVm& c);
+    void handle(to_reducer::ResetVm& c);
+    void handle(to_reducer::LoadTags& c);
+    void handle(to_reducer::Acknowledge& c);
+    void handle(to_reducer::Naks& c);
+    void handle(to_reducer::SealAnswered& c);
+    void handle(to_reducer::AllowFinal& c);
+    void handle(to_reducer::FinalMode& c);
+    void handle(to_reducer::Urgent& c) { urgent_ = c.on; }
+    bool drain_lanes();
+    void take_item(CapturedItem& item);
+    bool send_some();
+    Vm* next_vm(VmId& id);
+    bool reduce(VmId id, Vm& vm);
+    bool try_seal(VmId id, Vm& vm);
+    void send_seal(VmId id, Vm& vm);
+    bool flush_outgoing();
+    bool forward_messages();
+    bool class_blocked(wan::Class c) const { return !outgoing_[wan::index(c)].empty(); }
+    bool ceiling_reached();
+    void void_session();
+    void emit(from_reducer::Event event);
+    void publish(Vm& vm);
+    void publish_stats();
+    void wait(std::stop_token stop);
+
+    const ReducerOptions options_;
+    wan::Transport& transport_;
+    const Clock& clock_;
+    Logger& log_;
+    dedup::Index* index_ = nullptr;
+    std::unique_ptr<dedup::Reducer> reducer_;
+    prestage::PagePool pool_;
+
+    std::map<VmId, Vm> vms_;
+    VmId cursor_{};
+    wan::SessionId session_{};
+    std::array<std::deque<Outgoing>, wan::kClasses> outgoing_;  // a few per class: at most what one reduce() emits
+    bool urgent_ = false;
+    double tokens_bytes_ = 0;
+    uint64_t tokens_ns_ = 0;
+    uint64_t stats_ns_ = 0;
+    std::atomic<uint64_t> final_waiting_{0};
+
+    SpscRing<to_reducer::Command> commands_{kCommandsRing};
+    std::deque<to_reducer::Command> commands_waiting_;  // control thread
+    SpscRing<from_reducer::Event> events_{kEventsRing};
+    EventFd events_wake_;
+    std::vector<std::unique_ptr<SpscRing<CapturedItem>>> lanes_;
+    SpscRing<Bytes> messages_{kMessagesWaiting};
+    std::optional<Bytes> message_waiting_;
+    EventFd wake_;
+    std::atomic<bool> sleeping_{false};
+    SpscRing<dedup::ReducerStats> stats_ring_{2};
+    dedup::ReducerStats stats_;  // control thread's copy
+};
+
+}  // namespace evac::daemon

@@ -1,0 +1,15 @@
+#pragma once
+// The daemon's state as JSON, for the API. Plain functions of the control thread.
+#include <nlohmann/json.hpp>
+
+namespace evac::daemon {
+
+class App;
+struct HomeVm;
+
+nlohmann::json status_json(App& app);
+nlohmann::json vm_json(App& app, const HomeVm& vm);
+nlohmann::json evacuation_json(App& app);  // null when there was none
+nlohmann::json doctor_json(App& app);
+
+}  // namespace evac::daemon

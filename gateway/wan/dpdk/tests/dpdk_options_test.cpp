@@ -1,0 +1,79 @@
+#include "dpdk_options.hpp"
+
+#include <gtest/gtest.h>
+
+namespace evac::wan_dpdk {
+namespace {
+
+DpdkOptions good() {
+    DpdkOptions options;
+    options.device = "af_packet:eth0";
+    options.local = {0x0a4d0001, 4500};
+    return options;
+}
+
+void expect_refused(const DpdkOptions& options, const std::string& field,
+                    const std::string& value) {
+    const Status status = check_options(options);
+    ASSERT_FALSE(status.ok()) << field;
+    EXPECT_EQ(status.error().code, Errc::invalid_argument);
+    EXPECT_TRUE(status.error().context.starts_with(field + " '" + value + "': expected "))
+        << status.error().context;
+}
+
+TEST(DpdkOptions, AcceptsTheThreeKindsOfDevice) {
+    EXPECT_TRUE(check_options(good()).ok());
+    EXPECT_EQ(plan_device("af_packet:veth-a.1")->interface, "veth-a.1");
+    EXPECT_EQ(plan_device("0000:3b:00.0")->kind, DeviceKind::pci);
+    EXPECT_EQ(plan_device("net_af_xdp0,iface=eth1")->kind, DeviceKind::other_vdev);
+}
+
+TEST(DpdkOptions, NamesTheFieldTheValueAndWhatIsAccepted) {
+    for (const std::string device :
+         {"", "eth0", "af_packet:", "af_packet:a,iface=b", "af_packet:a b",
+          "af_packet:0123456789abcdef", "0000:3b:00", "crypto_null0"}) {
+        DpdkOptions options = good();
+        options.device = device;
+        expect_refused(options, "device", device);
+    }
+    DpdkOptions options = good();
+    options.local.port = 0;
+    expect_refused(options, "local", "10.77.0.1:0");
+    options = good();
+    options.prefix_length = 33;
+    expect_refused(options, "prefix_length", "33");
+    options = good();
+    options.mtu = 575;
+    expect_refused(options, "mtu", "575");
+    options.mtu = 9001;
+    expect_refused(options, "mtu", "9001");
+    options = good();
+    options.memory_mib = 1;
+    expect_refused(options, "memory_mib", "1");
+    options = good();
+    options.file_prefix = "../x";
+    expect_refused(options, "file_prefix", "../x");
+}
+
+TEST(DpdkOptions, RingFramesHoldTheLargestPacketAndFillTheirBlocks) {
+    for (const size_t mtu : {576U, 1500U, 1501U, 9000U}) {
+        const RingGeometry ring = ring_geometry(mtu);
+        // TPACKET2_HDRLEN is 52, aligned to 16: 64; Ethernet 14 and a VLAN tag 4 come on top.
+        EXPECT_GE(ring.frame_bytes, mtu + 64 + 18);
+        EXPECT_EQ(ring.block_bytes % ring.frame_bytes, 0U);
+        EXPECT_EQ(ring.block_bytes % 4096, 0U);
+        EXPECT_EQ(ring.frames % (ring.block_bytes / ring.frame_bytes), 0U);
+    }
+    EXPECT_EQ(
+        af_packet_devargs("net_af_packet0", "v0", 1500),
+        "net_af_packet0,iface=v0,qpairs=1,qdisc_bypass=1,blocksz=65536,framesz=2048,framecnt=4096");
+}
+
+TEST(DpdkOptions, AMissingInterfaceIsNamed) {
+    const auto facts = resolve_interface("no-such-if");
+    ASSERT_FALSE(facts.ok());
+    EXPECT_NE(facts.error().context.find("'no-such-if'"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace evac::wan_dpdk

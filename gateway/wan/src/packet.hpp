@@ -1,0 +1,122 @@
+#pragma once
+// Datagrams and frames: the codec only, no state. All integers little-endian except varints (QUIC's, RFC 9000
+// section 16: the two top bits of the first byte give the length 1, 2, 4 or 8; big-endian).
+//
+//   handshake  = 0x01 version(1)=0x01 attempt(8) dtls-records
+//   data       = 0x02 phase(1) tag(4) number(8) sealed-frames gcm-tag(16)      header(14) is the AAD
+//   hint       = 0x03 version(1)=0x01 tag(4) number(8)          "I have no such session": unauthenticated, a hint
+//
+//   frame      = PADDING | PING | ACK | MESSAGE | skippable
+//   PADDING    = 0x00
+//   PING       = 0x01
+//   ACK        = 0x02 largest(v) delay_us(v) extra(v) first(v) {gap(v) length(v)}*extra  {bytes(v) messages(v)}*4
+//                first = packets acknowledged below `largest`, contiguous; gap = missing packets - 1;
+//                length = acknowledged packets - 1; then per class the credit: cumulative bytes and messages
+//   MESSAGE    = 0x10+class message(v) total(v) offset(v) length(v) bytes
+//   skippable  = type(1) >= 0x40, length(v), bytes              ignored when unknown: room for later extensions
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "evac/core/bytes.hpp"
+#include "evac/wan/types.hpp"
+
+namespace evac::wan {
+
+inline constexpr uint8_t kTypeHandshake = 0x01;
+inline constexpr uint8_t kTypeData = 0x02;
+inline constexpr uint8_t kTypeHint = 0x03;
+inline constexpr uint8_t kVersion = 0x01;
+
+inline constexpr size_t kHandshakeHeaderBytes = 10;
+inline constexpr size_t kDataHeaderBytes = 14;
+inline constexpr size_t kHintBytes = 14;
+inline constexpr size_t kTagBytes = 16;
+
+inline constexpr uint8_t kFramePadding = 0x00;
+inline constexpr uint8_t kFramePing = 0x01;
+inline constexpr uint8_t kFrameAck = 0x02;
+inline constexpr uint8_t kFrameMessage = 0x10;    // + class
+inline constexpr uint8_t kFrameSkippable = 0x40;  // and above
+
+inline constexpr size_t kAckRangesMax = 32;
+inline constexpr size_t kFragmentsPerPacketMax = 16;
+// Largest MESSAGE frame header: type 1, message 8, total 4, offset 4, length 2.
+inline constexpr size_t kMessageHeaderBytesMax = 19;
+inline constexpr uint64_t kVarintMax = (1ull << 62) - 1;
+
+struct DataHeader {
+    uint8_t phase = 0;
+    uint32_t session_tag = 0;
+    uint64_t number = 0;
+};
+
+struct AckRange {  // inclusive
+    uint64_t first = 0;
+    uint64_t last = 0;
+};
+
+struct Credit {  // cumulative over the session
+    uint64_t bytes = 0;
+    uint64_t messages = 0;
+};
+
+struct AckFrame {
+    uint64_t delay_us = 0;
+    size_t range_count = 0;
+    std::array<AckRange, kAckRangesMax> ranges{};  // descending, disjoint, not adjacent
+    std::array<Credit, kClasses> credit{};
+};
+
+struct Fragment {
+    Class c = Class::control;
+    uint64_t message = 0;
+    uint32_t total = 0;
+    uint32_t offset = 0;
+    ByteSpan bytes;
+};
+
+// Everything in one packet. Views into the payload.
+struct Frames {
+    bool elicits_ack = false;
+    bool has_ack = false;
+    AckFrame ack;
+    size_t fragment_count = 0;
+    std::array<Fragment, kFragmentsPerPacketMax> fragments{};
+};
+
+// Appends to a fixed buffer; what does not fit makes ok() false and writes nothing more.
+class PacketWriter {
+  public:
+    explicit PacketWriter(std::span<std::byte> out) : out_(out) {}
+    bool ok() const { return ok_; }
+    size_t size() const { return size_; }
+    size_t room() const { return out_.size() - size_; }
+    void u8(uint8_t v);
+    void le32(uint32_t v);
+    void le64(uint64_t v);
+    void varint(uint64_t v);
+    void put(ByteSpan bytes);
+
+  private:
+    std::byte* claim(size_t size);
+    std::span<std::byte> out_;
+    size_t size_ = 0;
+    bool ok_ = true;
+};
+
+size_t varint_bytes(uint64_t v);
+uint64_t read_varint(ByteReader& reader);
+
+void write_data_header(PacketWriter& out, const DataHeader& header);
+// False when `datagram` is too short to hold a header, a frame and a tag.
+bool read_data_header(ByteSpan datagram, DataHeader& header);
+
+void write_ack(PacketWriter& out, const AckFrame& ack);
+void write_fragment(PacketWriter& out, const Fragment& fragment);
+size_t fragment_header_bytes(const Fragment& fragment, size_t length);
+
+// Parses a decrypted payload. False: breaks the grammar (nothing of it may be used).
+bool parse_frames(ByteSpan payload, Frames& frames);
+
+}  // namespace evac::wan

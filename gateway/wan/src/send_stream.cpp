@@ -1,0 +1,136 @@
+#include "send_stream.hpp"
+
+#include <algorithm>
+
+#include "evac/core/assert.hpp"
+
+namespace evac::wan {
+
+SendStream::SendStream(Class c, size_t send_bytes_max, size_t payload_bytes_max)
+    : class_(c), send_bytes_max_(send_bytes_max), payload_bytes_max_(payload_bytes_max), slots_(kSendMessagesMax) {
+    EVAC_ASSERT(payload_bytes_max_ >= kChunkBytesMin + kMessageHeaderBytesMax);
+}
+
+bool SendStream::push(Bytes&& message) {
+    EVAC_ASSERT(!message.empty() && message.size() <= kMessageBytesMax);
+    if (end_ - base_ >= kSendMessagesMax) return false;
+    if (unacked_bytes_ > 0 && unacked_bytes_ + message.size() > send_bytes_max_) return false;
+    Slot& s = slot(end_);
+    s.bytes = std::move(message);
+    const size_t size = s.bytes.size();
+    const size_t header = 1 + varint_bytes(end_) + 2 * varint_bytes(size) + 2;
+    const size_t chunk_bytes_max = payload_bytes_max_ - header;
+    // Equal chunks: the last one of a message is never a crumb that wastes a packet.
+    const size_t chunks = (size + chunk_bytes_max - 1) / chunk_bytes_max;
+    s.chunk_bytes = static_cast<uint32_t>((size + chunks - 1) / chunks);
+    s.chunks = static_cast<uint16_t>((size + s.chunk_bytes - 1) / s.chunk_bytes);
+    s.sent = s.acked = 0;
+    s.acked_set.reset();
+    s.lost_set.reset();
+    cost_ += message_cost(size);
+    s.cost_end = cost_;
+    unacked_bytes_ += size;
+    unsent_bytes_ += size;
+    ++end_;
+    return true;
+}
+
+size_t SendStream::chunk_size(const Slot& s, uint16_t chunk) {
+    const size_t offset = size_t{chunk} * s.chunk_bytes;
+    return std::min<size_t>(s.chunk_bytes, s.bytes.size() - offset);
+}
+
+bool SendStream::credit_covers(uint64_t message) const {
+    return message < credit_.messages && slot(message).cost_end <= credit_.bytes;
+}
+
+std::optional<ChunkRef> SendStream::next() const {
+    if (lost_chunks_ > 0) {
+        for (uint64_t m = std::max(lost_hint_, base_); m < end_; ++m) {
+            const Slot& s = slot(m);
+            if (s.lost_set.none()) continue;
+            const size_t chunk = s.lost_set._Find_first();
+            return ChunkRef{m, static_cast<uint16_t>(chunk), class_};
+        }
+    }
+    if (unsent_ < end_ && credit_covers(unsent_)) return ChunkRef{unsent_, slot(unsent_).sent, class_};
+    return std::nullopt;
+}
+
+std::optional<ChunkRef> SendStream::oldest() const {
+    if (base_ >= end_) return std::nullopt;
+    const Slot& s = slot(base_);
+    for (uint16_t chunk = 0; chunk < s.sent; ++chunk) {
+        if (!s.acked_set.test(chunk)) return ChunkRef{base_, chunk, class_};
+    }
+    return std::nullopt;
+}
+
+bool SendStream::blocked_by_credit() const { return unsent_ < end_ && !credit_covers(unsent_); }
+
+Fragment SendStream::fragment(const ChunkRef& ref) const {
+    EVAC_ASSERT(live(ref));
+    const Slot& s = slot(ref.message);
+    const size_t offset = size_t{ref.chunk} * s.chunk_bytes;
+    Fragment f;
+    f.c = class_;
+    f.message = ref.message;
+    f.total = static_cast<uint32_t>(s.bytes.size());
+    f.offset = static_cast<uint32_t>(offset);
+    f.bytes = ByteSpan(s.bytes).subspan(offset, chunk_size(s, ref.chunk));
+    return f;
+}
+
+void SendStream::mark_sent(const ChunkRef& ref) {
+    EVAC_ASSERT(live(ref));
+    Slot& s = slot(ref.message);
+    const size_t size = chunk_size(s, ref.chunk);
+    if (ref.chunk == s.sent && ref.message == unsent_) {
+        ++s.sent;
+        unsent_bytes_ -= size;
+        departed_bytes_ += size;
+        if (s.sent == s.chunks) ++unsent_;
+        return;
+    }
+    retransmitted_bytes_ += size;
+    if (s.lost_set.test(ref.chunk)) {
+        s.lost_set.reset(ref.chunk);
+        --lost_chunks_;
+        lost_hint_ = ref.message;  // next() returned the oldest lost one
+    }
+}
+
+void SendStream::mark_acked(const ChunkRef& ref) {
+    if (!live(ref)) return;
+    Slot& s = slot(ref.message);
+    if (s.acked_set.test(ref.chunk)) return;
+    s.acked_set.set(ref.chunk);
+    ++s.acked;
+    if (s.lost_set.test(ref.chunk)) {
+        s.lost_set.reset(ref.chunk);
+        --lost_chunks_;
+    }
+    if (s.acked == s.chunks) {
+        // The bytes go at once; the slot follows when it is the oldest.
+        unacked_bytes_ -= s.bytes.size();
+        released_bytes_ += s.bytes.size();
+        s.bytes = Bytes();
+    }
+    while (base_ < unsent_ && slot(base_).acked == slot(base_).chunks) ++base_;
+}
+
+void SendStream::mark_lost(const ChunkRef& ref) {
+    if (!live(ref)) return;
+    Slot& s = slot(ref.message);
+    if (s.acked_set.test(ref.chunk) || s.lost_set.test(ref.chunk)) return;
+    s.lost_set.set(ref.chunk);
+    ++lost_chunks_;
+    lost_hint_ = std::min(lost_hint_, ref.message);
+}
+
+void SendStream::grant(const Credit& credit) {
+    credit_.bytes = std::max(credit_.bytes, credit.bytes);
+    credit_.messages = std::max(credit_.messages, credit.messages);
+}
+
+}  // namespace evac::wan

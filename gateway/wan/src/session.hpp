@@ -1,0 +1,102 @@
+#pragma once
+// One session: keys, streams, recovery and rate, from the handshake that made it to the one that replaces it.
+// Builds and takes apart data packets; the endpoint above it decides which session lives.
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "ack_tracker.hpp"
+#include "crypto.hpp"
+#include "evac/wan/endpoint.hpp"
+#include "packet.hpp"
+#include "rate_control.hpp"
+#include "receive_stream.hpp"
+#include "recovery.hpp"
+#include "send_stream.hpp"
+
+namespace evac::wan {
+
+class Session {
+  public:
+    Session(const EndpointConfig& config, const SessionSecrets& secrets, uint64_t start_bits_per_s, uint64_t now_ns);
+
+    SessionId id() const { return SessionId{id_}; }
+    uint32_t tag() const { return tag_; }
+
+    // A datagram of type data with our tag. Returns why it was dropped, if it was.
+    std::optional<DropReason> receive(uint64_t now_ns, ByteSpan datagram);
+    // The part of receive() after decryption; public for the fuzzer.
+    std::optional<DropReason> receive_payload(uint64_t now_ns, uint64_t number, ByteSpan payload);
+    void tick(uint64_t now_ns);
+    size_t transmit(uint64_t now_ns, std::span<std::byte> out);
+    uint64_t next_timeout_ns() const;
+
+    bool push(Class c, Bytes&& message) { return send_[index(c)].push(std::move(message)); }
+    std::optional<Bytes> take(Class c);
+    // Ask the peer for a sign of life now, whatever the rate and the window say.
+    void request_probe() { ping_probe_ = true; }
+
+    // How long the peer has left us without an answer; 0 when nothing is open or it was just heard.
+    uint64_t unanswered_ns(uint64_t now_ns) const;
+    uint64_t heard_ns() const { return heard_ns_; }
+    uint64_t pto_ns() const { return recovery_.pto_ns(); }
+    bool sent(uint64_t number) const { return number < recovery_.next_number(); }
+    uint64_t rate_bits_per_s() const { return rate_.rate_bytes_per_s() * 8; }
+    void set_ceiling(uint64_t bits_per_s) { rate_.set_ceiling(bits_per_s / 8); }
+
+    const SendStream& sending(Class c) const { return send_[index(c)]; }
+    const ReceiveStream& receiving(Class c) const { return receive_[index(c)]; }
+    // Adds this session's counters and sets the present values.
+    void add_to(Stats& stats) const;
+
+  private:
+    enum class Kind : uint8_t { data, control, probe, ping, ack };
+
+    bool data_allowed(uint64_t now_ns) const;
+    bool control_bypass(uint64_t now_ns) const;
+    bool has_data() const;
+    SendStream* pick();  // the stream whose turn it is; nullptr when nothing waits
+    void account_turn(Class c, size_t bytes);
+    size_t build(uint64_t now_ns, Kind kind, std::span<std::byte> out);
+    void write_pending_ack(uint64_t now_ns, PacketWriter& writer, size_t reserve, SentPacket& record);
+    void add_chunks(PacketWriter& writer, SentPacket& record, bool control_only);
+    void add_probe(PacketWriter& writer, SentPacket& record);
+    bool add_chunk(PacketWriter& writer, SentPacket& record, SendStream& stream, const ChunkRef& ref);
+    void maybe_rekey(uint64_t now_ns);
+    std::optional<DropReason> check_fragments(const Frames& frames) const;
+    bool credit_is_stale() const;
+    void on_lost(const SentPacket& packet);
+
+    const EndpointConfig config_;
+    uint64_t id_;
+    uint32_t tag_;
+    SealKeys seal_;
+    OpenKeys open_;
+    ReplayWindow replay_;
+    AckTracker acks_;
+    RateControl rate_;
+    Recovery recovery_;
+    std::vector<SendStream> send_;
+    std::vector<ReceiveStream> receive_;
+    std::array<Credit, kClasses> advertised_{};
+    std::array<uint64_t, kClasses> turn_{};  // weighted service of disk and bulk
+    Frames frames_;
+    std::array<std::byte, kDatagramBytesMax> plain_{};
+
+    uint32_t probes_ = 0;     // tail probes to send, with data
+    bool ping_probe_ = false;  // a ping to send at once
+    bool credit_wanted_ = false;
+    uint64_t heard_ns_;
+    uint64_t elicited_ns_;  // when we last sent something that asks for an answer
+    uint64_t phase_packets_ = 0;
+    uint64_t phase_ns_;
+    uint64_t rekeys_ = 0;
+
+    uint64_t packets_sent_ = 0;
+    uint64_t packets_received_ = 0;
+    uint64_t probes_sent_ = 0;
+};
+
+}  // namespace evac::wan

@@ -1,0 +1,431 @@
+#include "evac/wan/transport.hpp"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "evac/core/spsc_ring.hpp"
+#include "evac/core/unique_fd.hpp"
+#include "evac/core/units.hpp"
+
+namespace evac::wan {
+namespace {
+
+constexpr size_t kSendRingMessages = 256;
+constexpr size_t kReceiveRingMessages = 256;
+constexpr size_t kEventRing = 64;
+constexpr size_t kReceiveBudget = 128;  // datagrams per pass
+constexpr size_t kTransmitBatch = 32;
+constexpr uint64_t kBlindSleepNs = 1'000'000;       // longest sleep without a descriptor to wait on
+constexpr uint64_t kBlindSleepFirstNs = 50'000;     // after work; doubles up to the longest
+constexpr uint64_t kPortFullSleepNs = 200'000;
+constexpr uint64_t kStatsEveryNs = 100'000'000;
+constexpr uint64_t kSleepMaxNs = 1'000'000'000;
+
+UniqueFd make_eventfd() { return UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
+
+void ring(const UniqueFd& fd) {
+    const uint64_t one = 1;
+    // The only failure is a counter at its maximum, which is readable already.
+    [[maybe_unused]] const ssize_t written = ::write(fd.get(), &one, sizeof one);
+}
+
+// A snapshot that one thread writes and any thread reads without waiting for the writer.
+class PublishedStats {
+    static constexpr size_t kWords = sizeof(Stats) / sizeof(uint64_t);
+    static_assert(sizeof(Stats) % sizeof(uint64_t) == 0 && std::is_trivially_copyable_v<Stats>);
+
+  public:
+    void store(const Stats& stats) {
+        std::array<uint64_t, kWords> words;
+        std::memcpy(words.data(), &stats, sizeof stats);
+        const uint64_t version = version_.load(std::memory_order_relaxed);
+        version_.store(version + 1, std::memory_order_seq_cst);
+        for (size_t i = 0; i < kWords; ++i) words_[i].store(words[i], std::memory_order_seq_cst);
+        version_.store(version + 2, std::memory_order_seq_cst);
+    }
+    Stats load() const {
+        std::array<uint64_t, kWords> words;
+        for (;;) {
+            const uint64_t before = version_.load(std::memory_order_seq_cst);
+            for (size_t i = 0; i < kWords; ++i) words[i] = words_[i].load(std::memory_order_seq_cst);
+            if (before % 2 == 0 && version_.load(std::memory_order_seq_cst) == before) break;
+        }
+        Stats stats;
+        std::memcpy(static_cast<void*>(&stats), words.data(), sizeof stats);
+        return stats;
+    }
+
+  private:
+    std::atomic<uint64_t> version_{0};
+    std::array<std::atomic<uint64_t>, kWords> words_{};
+};
+
+// Both directions of one class. Counters only grow; each has one writer.
+struct Lane {
+    SpscRing<Message> to_wire{kSendRingMessages};
+    SpscRing<Message> from_wire{kReceiveRingMessages};
+    std::optional<Message> stalled;  // packet thread: popped, but the endpoint was full
+    UniqueFd writable = make_eventfd();
+    uint64_t dropped_bytes = 0;  // packet thread: accepted under a session that was over
+    bool waits_for_consumer = false;  // packet thread: from_wire was full in this pass
+
+    std::atomic<uint64_t> accepted_bytes{0};  // producer
+    std::atomic<uint64_t> departed_bytes{0};  // packet thread
+    std::atomic<uint64_t> released_bytes{0};  // packet thread
+    std::atomic<uint64_t> wants_room{0};      // bytes; producer sets after full, packet thread clears and rings
+    std::atomic<uint64_t> delivered_bytes{0};  // packet thread: pushed into from_wire
+    std::atomic<uint64_t> consumed_bytes{0};   // consumer
+    std::atomic<bool> blocked{false};          // packet thread: from_wire is full; consumer clears and wakes
+};
+
+class TransportImpl final : public Transport {
+  public:
+    TransportImpl(const TransportConfig& config, std::unique_ptr<Endpoint> endpoint, wan_port::DatagramPort& port,
+                  const Clock& clock)
+        : config_(config), endpoint_(std::move(endpoint)), port_(port), clock_(clock),
+          ceiling_(config.endpoint.ceiling_bits_per_s), limit_bytes_(config.send_buffer_bytes) {
+        for (auto& buffer : batch_) buffer.resize(config.endpoint.datagram_bytes_max);
+        publish(clock_.now_ns());
+    }
+
+    bool descriptors_ok() const {
+        return wake_.valid() && control_.valid() && data_.valid() &&
+               std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.writable.valid(); });
+    }
+
+    void run(std::stop_token stop) override;
+    SendResult try_send(Class c, SessionId session, Bytes&& message) override;
+    std::optional<Message> try_receive(Class c) override;
+
+    int writable_fd(Class c) const override { return lanes_[index(c)].writable.get(); }
+    uint64_t queued_bytes(Class c) const override { return difference(c, &Lane::released_bytes); }
+    uint64_t unsent_bytes(Class c) const override { return difference(c, &Lane::departed_bytes); }
+    int control_fd() const override { return control_.get(); }
+    int data_fd() const override { return data_.get(); }
+    std::optional<TransportEvent> try_event() override { return events_.try_pop(); }
+    bool connected() const override { return session() != SessionId::none; }
+    SessionId session() const override { return SessionId{session_.load(std::memory_order_acquire)}; }
+    SessionState state() const override { return state_.load(std::memory_order_acquire); }
+    Stats stats() const override { return stats_.load(); }
+    void set_ceiling_bits_per_s(uint64_t rate) override {
+        ceiling_.store(rate, std::memory_order_release);
+        wake();
+    }
+
+  private:
+    uint64_t difference(Class c, std::atomic<uint64_t> Lane::*done) const {
+        const Lane& lane = lanes_[index(c)];
+        const uint64_t gone = (lane.*done).load(std::memory_order_acquire);
+        const uint64_t accepted = lane.accepted_bytes.load(std::memory_order_acquire);
+        return accepted - std::min(accepted, gone);
+    }
+    void wake() {
+        if (sleeping_.exchange(false, std::memory_order_acq_rel)) ring(wake_);
+    }
+
+    // Packet thread.
+    bool pass(uint64_t now_ns);
+    bool feed_endpoint();
+    bool flush(uint64_t now_ns);
+    bool deliver();
+    void track_session();
+    void track_room();
+    void publish(uint64_t now_ns);
+    void event(TransportEvent::Kind kind, std::string text);
+    bool work_waits() const;
+    void sleep_until(uint64_t now_ns, uint64_t until_ns, bool idle);
+
+    const TransportConfig config_;
+    std::unique_ptr<Endpoint> endpoint_;
+    wan_port::DatagramPort& port_;
+    const Clock& clock_;
+
+    std::array<Lane, kClasses> lanes_;
+    SpscRing<TransportEvent> events_{kEventRing};
+    UniqueFd wake_ = make_eventfd();
+    UniqueFd control_ = make_eventfd();
+    UniqueFd data_ = make_eventfd();
+    std::atomic<bool> sleeping_{false};
+    std::atomic<uint64_t> session_{0};
+    std::atomic<SessionState> state_{SessionState::down};
+    std::atomic<uint64_t> ceiling_;
+    std::atomic<uint64_t> limit_bytes_;  // of unsent bytes per class
+    PublishedStats stats_;
+
+    // Packet thread only.
+    std::array<Bytes, kTransmitBatch> batch_;
+    std::array<std::span<const std::byte>, kTransmitBatch> batch_views_;
+    size_t batch_size_ = 0;
+    size_t batch_sent_ = 0;
+    std::array<wan_port::UdpAddress, kTransmitBatch> batch_to_{};
+    uint64_t ceiling_seen_ = 0;
+    uint64_t stats_at_ns_ = 0;
+    uint64_t blind_sleep_ns_ = kBlindSleepFirstNs;
+    bool wait_fd_failed_ = false;
+};
+
+// ---- producers and consumers ----
+
+SendResult TransportImpl::try_send(Class c, SessionId session, Bytes&& message) {
+    if (message.empty() || message.size() > kMessageBytesMax) return SendResult::invalid;
+    const SessionId now = this->session();
+    if (now == SessionId::none || session == SessionId::none) return SendResult::not_connected;
+    if (session != now) return SendResult::session_changed;
+    Lane& lane = lanes_[index(c)];
+    const size_t size = message.size();
+    const auto fits = [&] {
+        const uint64_t unsent = unsent_bytes(c);
+        return unsent == 0 || unsent + size <= limit_bytes_.load(std::memory_order_relaxed);
+    };
+    if (!fits() || lane.to_wire.size_approx() >= lane.to_wire.capacity()) {
+        // Announce the wish first, then look again: the packet thread may have made room in between. Both sides use
+        // read-modify-writes, so that one of them always sees what the other did before.
+        lane.wants_room.exchange(size, std::memory_order_acq_rel);
+        if (!fits() || lane.to_wire.size_approx() >= lane.to_wire.capacity()) return SendResult::full;
+        lane.wants_room.store(0, std::memory_order_relaxed);
+    }
+    // Counted before it can be acknowledged, so that the difference never goes below zero.
+    lane.accepted_bytes.fetch_add(size, std::memory_order_release);
+    const bool pushed = lane.to_wire.try_push(Message{session, std::move(message)});
+    EVAC_ASSERT(pushed);
+    wake();
+    return SendResult::ok;
+}
+
+std::optional<Message> TransportImpl::try_receive(Class c) {
+    Lane& lane = lanes_[index(c)];
+    auto message = lane.from_wire.try_pop();
+    if (!message) return std::nullopt;
+    lane.consumed_bytes.fetch_add(message->bytes.size(), std::memory_order_release);
+    if (lane.blocked.exchange(false, std::memory_order_acq_rel)) wake();
+    return message;
+}
+
+// ---- packet thread ----
+
+void TransportImpl::run(std::stop_token stop) {
+    ::prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+    const std::stop_callback on_stop(stop, [this] { ring(wake_); });
+    while (!stop.stop_requested()) {
+        const uint64_t now = clock_.now_ns();
+        if (pass(now)) {
+            blind_sleep_ns_ = kBlindSleepFirstNs;
+            continue;
+        }
+        uint64_t until = endpoint_->next_timeout_ns();
+        if (batch_sent_ < batch_size_) until = std::min(until, now + kPortFullSleepNs);
+        sleep_until(now, until, batch_sent_ == batch_size_);
+    }
+    publish(clock_.now_ns());
+}
+
+bool TransportImpl::pass(uint64_t now_ns) {
+    const uint64_t ceiling = ceiling_.load(std::memory_order_acquire);
+    if (ceiling != ceiling_seen_) {
+        ceiling_seen_ = ceiling;
+        endpoint_->set_ceiling_bits_per_s(ceiling);
+    }
+    const size_t received =
+        port_.receive(kReceiveBudget, [&](const wan_port::UdpAddress& from, std::span<const std::byte> datagram) {
+            endpoint_->receive(now_ns, from, datagram);
+        });
+    endpoint_->tick(now_ns);
+    track_session();
+    const bool fed = feed_endpoint();
+    const bool flushed = flush(now_ns);
+    const bool delivered = deliver();
+    track_room();
+    if (now_ns - stats_at_ns_ >= kStatsEveryNs) publish(now_ns);
+    return received == kReceiveBudget || fed || flushed || delivered;
+}
+
+void TransportImpl::event(TransportEvent::Kind kind, std::string text) {
+    // A full ring loses the newest event: the states themselves are published apart.
+    events_.try_push(TransportEvent{kind, endpoint_->session(), std::move(text)});
+    ring(control_);
+}
+
+void TransportImpl::track_session() {
+    if (auto refusal = endpoint_->take_refusal()) event(TransportEvent::Kind::refused, std::move(*refusal));
+    const auto session = static_cast<uint64_t>(endpoint_->session());
+    const SessionState before = state_.load(std::memory_order_relaxed);
+    const SessionState now = endpoint_->state();
+    if (session != session_.load(std::memory_order_relaxed)) {
+        session_.store(session, std::memory_order_release);
+        state_.store(now, std::memory_order_release);
+        publish(clock_.now_ns());
+        event(TransportEvent::Kind::session_up, "session up");
+        ring(data_);
+        for (Lane& lane : lanes_) {
+            lane.stalled.reset();
+            ring(lane.writable);
+        }
+        return;
+    }
+    if (now == before) return;
+    state_.store(now, std::memory_order_release);
+    publish(clock_.now_ns());
+    if (now == SessionState::silent) event(TransportEvent::Kind::peer_silent, "the peer is silent; probing");
+    if (before == SessionState::silent) event(TransportEvent::Kind::peer_heard, "the peer is heard again");
+}
+
+bool TransportImpl::feed_endpoint() {
+    bool any = false;
+    for (size_t i = 0; i < kClasses; ++i) {
+        Lane& lane = lanes_[i];
+        for (;;) {
+            if (!lane.stalled) lane.stalled = lane.to_wire.try_pop();
+            if (!lane.stalled) break;
+            const size_t size = lane.stalled->bytes.size();
+            const SendResult result =
+                endpoint_->send(static_cast<Class>(i), lane.stalled->session, std::move(lane.stalled->bytes));
+            if (result == SendResult::full) break;
+            if (result != SendResult::ok) lane.dropped_bytes += size;
+            lane.stalled.reset();
+            any = true;
+        }
+    }
+    return any;
+}
+
+bool TransportImpl::flush(uint64_t now_ns) {
+    bool any = false;
+    for (;;) {
+        if (batch_sent_ == batch_size_) {
+            batch_sent_ = batch_size_ = 0;
+            while (batch_size_ < kTransmitBatch) {
+                Bytes& buffer = batch_[batch_size_];
+                const size_t size = endpoint_->transmit(now_ns, buffer, batch_to_[batch_size_]);
+                if (size == 0) break;
+                batch_views_[batch_size_++] = std::span<const std::byte>(buffer.data(), size);
+            }
+            if (batch_size_ == 0) return any;
+        }
+        const wan_port::UdpAddress to = batch_to_[batch_sent_];
+        size_t end = batch_sent_ + 1;
+        while (end < batch_size_ && batch_to_[end] == to) ++end;
+        const size_t run = end - batch_sent_;
+        const size_t taken = port_.send(to, {batch_views_.data() + batch_sent_, run});
+        batch_sent_ += taken;
+        any = any || taken > 0;
+        if (taken < run) return any;
+    }
+}
+
+bool TransportImpl::deliver() {
+    bool any_control = false;
+    bool any_data = false;
+    for (size_t i = 0; i < kClasses; ++i) {
+        Lane& lane = lanes_[i];
+        const auto full = [&] {
+            const uint64_t waiting = lane.delivered_bytes.load(std::memory_order_relaxed) -
+                                     lane.consumed_bytes.load(std::memory_order_acquire);
+            return waiting >= config_.receive_ring_bytes ||
+                   lane.from_wire.size_approx() >= lane.from_wire.capacity();
+        };
+        lane.waits_for_consumer = false;
+        for (;;) {
+            if (full()) {
+                lane.blocked.exchange(true, std::memory_order_acq_rel);
+                lane.waits_for_consumer = full();
+                if (lane.waits_for_consumer) break;
+                lane.blocked.store(false, std::memory_order_relaxed);
+            }
+            auto message = endpoint_->take(static_cast<Class>(i));
+            if (!message) break;
+            lane.delivered_bytes.fetch_add(message->bytes.size(), std::memory_order_relaxed);
+            const bool pushed = lane.from_wire.try_push(std::move(*message));
+            EVAC_ASSERT(pushed);
+            (i == 0 ? any_control : any_data) = true;
+        }
+    }
+    if (any_control) ring(control_);
+    if (any_data) ring(data_);
+    return any_control || any_data;
+}
+
+void TransportImpl::track_room() {
+    for (size_t i = 0; i < kClasses; ++i) {
+        Lane& lane = lanes_[i];
+        const auto c = static_cast<Class>(i);
+        lane.departed_bytes.store(endpoint_->departed_bytes(c) + lane.dropped_bytes, std::memory_order_release);
+        lane.released_bytes.store(endpoint_->released_bytes(c) + lane.dropped_bytes, std::memory_order_release);
+        const uint64_t wanted = lane.wants_room.fetch_add(0, std::memory_order_acq_rel);
+        if (wanted == 0) continue;
+        // Half empty before waking the producer, so that it does not wake for every packet.
+        const uint64_t limit = limit_bytes_.load(std::memory_order_relaxed);
+        const uint64_t unsent = unsent_bytes(c);
+        const bool room = (unsent == 0 || (unsent <= limit / 2 && unsent + wanted <= limit)) &&
+                          lane.to_wire.size_approx() <= lane.to_wire.capacity() / 2;
+        if (room && lane.wants_room.exchange(0, std::memory_order_acq_rel) != 0) ring(lane.writable);
+    }
+}
+
+void TransportImpl::publish(uint64_t now_ns) {
+    stats_at_ns_ = now_ns;
+    const Stats stats = endpoint_->stats(now_ns);
+    stats_.store(stats);
+    const uint64_t by_rate = stats.pacing_rate_bits_per_s / 8 * config_.send_buffer_ms / 1000;
+    limit_bytes_.store(std::max<uint64_t>(config_.send_buffer_bytes, by_rate), std::memory_order_relaxed);
+}
+
+bool TransportImpl::work_waits() const {
+    return std::any_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) {
+        const bool pushed = !lane.stalled && !lane.to_wire.empty_approx();
+        const bool popped = lane.waits_for_consumer && !lane.blocked.load(std::memory_order_acquire);
+        return pushed || popped;
+    });
+}
+
+void TransportImpl::sleep_until(uint64_t now_ns, uint64_t until_ns, bool idle) {
+    uint64_t wait_ns = until_ns <= now_ns ? 0 : std::min(until_ns - now_ns, kSleepMaxNs);
+    if (wait_ns == 0) return;
+    const int port_fd = port_.wait_fd();
+    const bool blind = port_fd < 0 || wait_fd_failed_;
+    if (blind) {
+        wait_ns = std::min(wait_ns, blind_sleep_ns_);
+        if (idle) blind_sleep_ns_ = std::min(2 * blind_sleep_ns_, kBlindSleepNs);
+    }
+    wait_fd_failed_ = false;
+    // Announce the sleep first, then look again: another thread may have pushed or popped in between.
+    sleeping_.exchange(true, std::memory_order_acq_rel);
+    if (work_waits() || ceiling_.load(std::memory_order_acquire) != ceiling_seen_) {
+        sleeping_.store(false, std::memory_order_relaxed);
+        return;
+    }
+    std::array<pollfd, 2> fds{{{wake_.get(), POLLIN, 0}, {port_fd, POLLIN, 0}}};
+    const timespec timeout{static_cast<time_t>(wait_ns / kNsPerSecond), static_cast<long>(wait_ns % kNsPerSecond)};
+    const int ready = ::ppoll(fds.data(), blind ? 1 : 2, &timeout, nullptr);
+    sleeping_.store(false, std::memory_order_relaxed);
+    if (ready <= 0) return;
+    if ((fds[0].revents & POLLIN) != 0) clear(wake_.get());
+    // Link down: the descriptor would wake us at once, for ever.
+    if (!blind && (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0) wait_fd_failed_ = true;
+}
+
+}  // namespace
+
+void Transport::clear(int event_fd) {
+    uint64_t count = 0;
+    [[maybe_unused]] const ssize_t got = ::read(event_fd, &count, sizeof count);
+}
+
+Result<std::unique_ptr<Transport>> Transport::create(const TransportConfig& config,
+                                                     std::shared_ptr<const TlsContext> tls,
+                                                     wan_port::DatagramPort& port, const Clock& clock, uint64_t seed) {
+    TransportConfig fitted = config;
+    fitted.endpoint.datagram_bytes_max = std::min(config.endpoint.datagram_bytes_max, port.payload_bytes_max());
+    auto endpoint = Endpoint::create(fitted.endpoint, std::move(tls), seed, clock.now_ns());
+    EVAC_TRY(endpoint);
+    auto transport = std::make_unique<TransportImpl>(fitted, std::move(*endpoint), port, clock);
+    if (!transport->descriptors_ok()) return io_error("wan: cannot create an eventfd");
+    return std::unique_ptr<Transport>(std::move(transport));
+}
+
+}  // namespace evac::wan

@@ -1,0 +1,240 @@
+// Goodput and latency over modelled paths, in virtual time: deterministic, so they may be asserted.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+
+#include "sim_world.hpp"
+
+namespace evac::wan::testing {
+namespace {
+
+struct Path {
+    double rate = 100e6;
+    double rtt_ms = 20;
+    size_t queue = 128 * 1024;
+    double loss = 0;
+    double burst_enter = 0;
+    uint64_t jitter_ns = 0;
+    uint64_t ceiling = 10'000'000'000;
+};
+
+World::Options options_for(const Path& path, uint64_t seed) {
+    World::Options o;
+    o.seed = seed;
+    for (LinkModel* m : {&o.a_to_b, &o.b_to_a}) {
+        m->rate_bits_per_s = path.rate;
+        m->delay_ns = static_cast<uint64_t>(path.rtt_ms * 5e5);
+        m->queue_bytes = path.queue;
+        m->loss = path.loss;
+        m->burst_enter = path.burst_enter;
+        m->jitter_ns = path.jitter_ns;
+    }
+    o.a.ceiling_bits_per_s = o.b.ceiling_bits_per_s = path.ceiling;
+    return o;
+}
+
+// Keeps `c` saturated from a to b with messages of `size` bytes and counts what b delivers.
+struct Load {
+    World& world;
+    Class c;
+    size_t size;
+    uint64_t delivered = 0;
+    void step() {
+        while (auto m = world.b().take(c)) delivered += m->bytes.size();
+        while (world.a().stats(0).classes[index(c)].unsent_bytes < 256 * 1024) {
+            if (world.a().send(c, world.a().session(), Bytes(size)) != SendResult::ok) break;
+        }
+    }
+};
+
+struct Figures {
+    double hold_share;  // after the first second
+    double reached_85_ms;
+    Stats stats;
+};
+
+Figures measure(const Path& path, double seconds, uint64_t seed = 7) {
+    World world(options_for(path, seed));
+    Load load{world, Class::bulk, 128 * 1024};
+    world.on_step = [&] { load.step(); };
+    const uint64_t start = world.now_ns();
+    double reached = -1;
+    uint64_t before = 0;
+    uint64_t first_second = 0;
+    const uint64_t slice = 50 * kNsPerMs;
+    for (uint64_t t = start + slice; t <= start + static_cast<uint64_t>(seconds * 1e9); t += slice) {
+        world.run_until(t);
+        const double share = static_cast<double>(load.delivered - before) * 8e9 / static_cast<double>(slice) / path.rate;
+        if (reached < 0 && share > 0.85) reached = static_cast<double>(t - start) / 1e6;
+        before = load.delivered;
+        if (t <= start + kNsPerSecond) first_second = load.delivered;
+    }
+    return {static_cast<double>(load.delivered - first_second) * 8 / (seconds - 1) / path.rate, reached, world.a().stats(world.now_ns())};
+}
+
+void print_row(const char* name, const Figures& f) {
+    std::printf("%-42s %6.1f%% %10.0f %7llu %8llu %7.1f\n", name, f.hold_share * 100, f.reached_85_ms,
+                static_cast<unsigned long long>(f.stats.packets_lost),
+                static_cast<unsigned long long>(f.stats.packets_spurious),
+                static_cast<double>(f.stats.rtt_smoothed_ns) / 1e6);
+}
+
+void report(const char* name, const Path& path, double seconds, double share_min) {
+    const Figures f = measure(path, seconds);
+    print_row(name, f);
+    EXPECT_GT(f.hold_share, share_min) << name;
+}
+
+TEST(Goodput, ReachesAndHoldsTheLinkDespiteRandomLoss) {
+    std::printf("%-42s %7s %10s %7s %8s %7s\n", "path (goodput after 1 s, share of the link)", "goodput", "85% at ms",
+                "lost", "spurious", "rtt ms");
+    for (const size_t queue : {64u * 1024, 256u * 1024}) {
+        for (const double loss : {0.0, 0.001, 0.01, 0.03}) {
+            Path path;
+            path.queue = queue;
+            path.loss = loss;
+            const Figures f = measure(path, 3);
+            char name[64];
+            std::snprintf(name, sizeof name, "100 Mbit/s 20 ms queue %3zu KiB loss %.1f%%", queue / 1024, loss * 100);
+            print_row(name, f);
+            EXPECT_GT(f.hold_share, loss >= 0.03 ? 0.85 : 0.90) << name;
+            EXPECT_GT(f.reached_85_ms, 0) << name;
+            EXPECT_LT(f.reached_85_ms, 600) << name;
+        }
+    }
+}
+
+TEST(Goodput, OtherPaths) {
+    report("jitter 5 ms", {.jitter_ns = 5 * kNsPerMs}, 3, 0.85);
+    report("ceiling = link, loss 1%", {.loss = 0.01, .ceiling = 100'000'000}, 3, 0.88);
+    report("bursts of 4, 2%", {.burst_enter = 0.005}, 3, 0.85);
+    report("200 ms, loss 1%", {.rtt_ms = 200, .queue = 512 * 1024, .loss = 0.01}, 8, 0.6);
+    report("1 Gbit/s, loss 1%", {.rate = 1e9, .queue = 512 * 1024, .loss = 0.01}, 1.3, 0.85);
+    report("2 Mbit/s, loss 1%", {.rate = 2e6, .queue = 64 * 1024, .loss = 0.01}, 10, 0.85);
+    report("RTT 1 ms, loss 0.1%", {.rtt_ms = 1, .queue = 64 * 1024, .loss = 0.001}, 2, 0.85);
+}
+
+TEST(Goodput, TheCeilingHolds) {
+    const Path path{.loss = 0.001, .ceiling = 40'000'000};
+    World world(options_for(path, 3));
+    Load load{world, Class::bulk, 128 * 1024};
+    world.on_step = [&] { load.step(); };
+    world.run_until(world.now_ns() + kNsPerSecond);
+    const uint64_t before = world.link_bytes(0);
+    world.run_until(world.now_ns() + 2 * kNsPerSecond);
+    const double rate = static_cast<double>(world.link_bytes(0) - before) * 8 / 2;
+    EXPECT_LE(rate, 40.5e6);
+    EXPECT_GE(rate, 38e6);
+    world.a().set_ceiling_bits_per_s(80'000'000);  // an alert raises the budget
+    world.run_until(world.now_ns() + 2 * kNsPerSecond);
+    const uint64_t raised = world.link_bytes(0);
+    world.run_until(world.now_ns() + kNsPerSecond);
+    EXPECT_GE(static_cast<double>(world.link_bytes(0) - raised) * 8, 72e6);
+}
+
+TEST(Goodput, FollowsTheLinkDownAndUp) {
+    World world(options_for({}, 4));
+    Load load{world, Class::bulk, 128 * 1024};
+    world.on_step = [&] { load.step(); };
+    const auto rate_over_second = [&] {
+        const uint64_t before = load.delivered;
+        world.run_until(world.now_ns() + kNsPerSecond);
+        return static_cast<double>(load.delivered - before) * 8;
+    };
+    world.run_until(world.now_ns() + kNsPerSecond);
+    EXPECT_GT(rate_over_second(), 88e6);
+    world.link(0).rate_bits_per_s = 20e6;
+    world.run_until(world.now_ns() + 2 * kNsPerSecond);
+    EXPECT_GT(rate_over_second(), 17e6);
+    EXPECT_LT(world.a().stats(world.now_ns()).delivery_rate_bits_per_s, 30'000'000u);
+    world.link(0).rate_bits_per_s = 100e6;
+    world.run_until(world.now_ns() + 3 * kNsPerSecond);
+    EXPECT_GT(rate_over_second(), 80e6);
+}
+
+// A 2 s outage costs 2 s and little more: no reset, no exponential stall, near the last rate at once.
+TEST(Goodput, ResumesAfterAnOutageNearTheLastRate) {
+    World world(options_for({.loss = 0.001}, 5));
+    Load load{world, Class::bulk, 128 * 1024};
+    world.on_step = [&] { load.step(); };
+    world.run_until(world.now_ns() + 2 * kNsPerSecond);
+    world.link(0).outage = world.link(1).outage = true;
+    world.run_until(world.now_ns() + 2 * kNsPerSecond);
+    world.link(0).outage = world.link(1).outage = false;
+    const uint64_t before = load.delivered;
+    world.run_until(world.now_ns() + 500 * kNsPerMs);
+    const double share = static_cast<double>(load.delivered - before) * 8 / 0.5 / 100e6;
+    std::printf("goodput in the first 500 ms after a 2 s outage: %.0f%%\n", share * 100);
+    EXPECT_GT(share, 0.6);
+    EXPECT_EQ(world.a().stats(world.now_ns()).sessions, 1u);
+}
+
+// Control every 20 ms while everything else is saturated: it must not queue behind bulk in our process.
+TEST(Classes, ControlAndDemandPassSaturatedBulk) {
+    World world(options_for({.loss = 0.001}, 6));
+    Load bulk{world, Class::bulk, 256 * 1024};
+    Load disk{world, Class::disk, 256 * 1024};
+    std::array<std::vector<double>, 2> latency_ms;
+    const std::array<Class, 2> urgent{Class::control, Class::demand};
+    world.on_step = [&] {
+        bulk.step();
+        disk.step();
+        for (size_t i = 0; i < 2; ++i) {
+            while (auto m = world.b().take(urgent[i])) {
+                ByteReader reader(m->bytes);
+                latency_ms[i].push_back(static_cast<double>(world.now_ns() - reader.le64()) / 1e6);
+            }
+        }
+    };
+    const uint64_t start = world.now_ns();
+    for (uint64_t t = 500; t < 3000; t += 20) {
+        world.at(start + t * kNsPerMs, [&] {
+            for (const Class c : urgent) {
+                Bytes m;
+                ByteWriter(m).le64(world.now_ns());
+                m.resize(200);
+                ASSERT_EQ(world.a().send(c, world.a().session(), std::move(m)), SendResult::ok);
+            }
+        });
+    }
+    world.run_until(start + 3500 * kNsPerMs);
+    for (size_t i = 0; i < 2; ++i) {
+        auto& l = latency_ms[i];
+        ASSERT_EQ(l.size(), 125u);
+        std::sort(l.begin(), l.end());
+        std::printf("%s under saturated bulk, one way: median %.1f ms, 95%% %.1f ms, max %.1f ms (path 10 ms)\n",
+                    to_string(urgent[i]), l[l.size() / 2], l[l.size() * 95 / 100], l.back());
+        EXPECT_LT(l[l.size() / 2], 25);
+        EXPECT_LT(l.back(), 80);  // a lost one comes again within about two round trips
+    }
+    EXPECT_GT(bulk.delivered + disk.delivered, 20u << 20);
+}
+
+TEST(Classes, DiskAndBulkShareByWeight) {
+    World world(options_for({}, 8));
+    Load bulk{world, Class::bulk, 64 * 1024};
+    Load disk{world, Class::disk, 64 * 1024};
+    world.on_step = [&] {
+        bulk.step();
+        disk.step();
+    };
+    world.run_until(world.now_ns() + 3 * kNsPerSecond);
+    const double ratio = static_cast<double>(disk.delivered) / static_cast<double>(bulk.delivered);
+    std::printf("disk : bulk = %.2f\n", ratio);
+    EXPECT_NEAR(ratio, 2.0, 0.1);
+}
+
+TEST(Classes, DemandStarvesTheRestWhileItLasts) {
+    World world(options_for({}, 9));
+    Load demand{world, Class::demand, 128 * 1024};
+    Load bulk{world, Class::bulk, 128 * 1024};
+    world.on_step = [&] {
+        bulk.step();
+        demand.step();
+    };
+    world.run_until(world.now_ns() + 2 * kNsPerSecond);
+    EXPECT_LT(static_cast<double>(bulk.delivered), 0.05 * static_cast<double>(demand.delivered));
+}
+
+}  // namespace
+}  // namespace evac::wan::testing

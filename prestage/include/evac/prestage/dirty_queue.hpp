@@ -1,0 +1,133 @@
+#pragma once
+// The pages of one VM that wait to be sent. Constant time to enqueue, to drop a duplicate, to replace the waiting
+// version in place and to take, whatever the VM's size: a slot number per page finds the waiting entry, and entries hang
+// in 32 lists (obligations first, then by heat), coldest list first, found by a bit mask.
+//
+// Owners: DirtyQueue and PagePool belong to the reducer thread. PageBudget is thread-safe.
+//
+// A full queue must never stall a capture, so room is taken before a page is handed over:
+//   capture worker:  if (!budget.try_reserve()) return false;   // dropped; then push to the ring (release if it is full)
+//   reducer:         queue.enqueue_reserved(page);              // cannot be full; gives back what it does not need
+// A caller on the reducer thread itself may use enqueue(), which reserves by itself and may answer `full`.
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "evac/core/bytes.hpp"
+#include "evac/core/ids.hpp"
+#include "evac/core/units.hpp"
+#include "evac/prestage/captured_page.hpp"
+
+namespace evac::prestage {
+
+// What one waiting page is charged, zero page or not: content, entry and a share of the slab's bookkeeping.
+inline constexpr uint64_t kQueuedPageBytes = kPageBytes + 64;
+
+// Byte budget of all waiting pages of all VMs. Thread-safe, wait-free but for the retry of a compare-and-swap.
+class PageBudget {
+  public:
+    explicit PageBudget(uint64_t budget_bytes) : budget_pages_(budget_bytes / kQueuedPageBytes) {}
+
+    bool try_reserve();  // one page; false = full
+    void release(uint64_t pages = 1);
+    uint64_t used_pages() const { return used_pages_.load(std::memory_order_relaxed); }
+    uint64_t budget_pages() const { return budget_pages_; }
+
+  private:
+    const uint64_t budget_pages_;
+    std::atomic<uint64_t> used_pages_{0};
+};
+
+// 4 KiB slots shared by the queues of all VMs. Grows by slabs of 1 MiB up to its budget and keeps them.
+class PagePool {
+  public:
+    explicit PagePool(uint64_t budget_bytes) : budget_(budget_bytes) {}
+    PagePool(const PagePool&) = delete;
+    PagePool& operator=(const PagePool&) = delete;
+
+    PageBudget& budget() { return budget_; }
+    uint64_t slab_bytes() const { return slabs_.size() * kSlabPages * kPageBytes; }
+
+  private:
+    friend class DirtyQueue;
+    static constexpr uint32_t kSlabPages = 256;
+    static constexpr uint32_t kNoSlot = UINT32_MAX;
+
+    uint32_t allocate();
+    void free(uint32_t slot);
+    std::byte* bytes(uint32_t slot);
+
+    PageBudget budget_;
+    std::vector<std::unique_ptr<std::byte[]>> slabs_;
+    std::vector<uint32_t> free_;
+};
+
+enum class EnqueueOutcome : uint8_t {
+    queued,
+    replaced,   // a newer version took the waiting one's place
+    duplicate,  // the waiting version has the same fingerprint; its epoch was raised
+    stale,      // a newer epoch is waiting already; nothing changed
+    full,       // no room (enqueue() only); nothing changed
+};
+
+class DirtyQueue {
+  public:
+    // `pool` must outlive the queue. Region sizes as in Catalogue. Memory: 4 bytes per page of the VM, plus the entries.
+    DirtyQueue(PagePool& pool, const std::vector<RegionInfo>& regions);
+    ~DirtyQueue();
+    DirtyQueue(const DirtyQueue&) = delete;
+    DirtyQueue& operator=(const DirtyQueue&) = delete;
+
+    // `obligation`: needed by a recovery point or a handover in progress; taken before all others.
+    EnqueueOutcome enqueue(const CapturedPage& page, bool obligation = false);
+    // The caller holds one reserved page of pool.budget(); it is used or given back.
+    EnqueueOutcome enqueue_reserved(const CapturedPage& page, bool obligation = false);
+
+    // Obligations first, then the coldest, within one class of heat the longest waiting. `bytes` of the result stays
+    // valid until the next enqueue on any queue of the same pool.
+    std::optional<CapturedPage> take();
+    bool contains(RegionId region, uint64_t page) const;
+    void clear();  // O(waiting pages)
+
+    bool empty() const { return size_ == 0; }
+    uint64_t size() const { return size_; }                                      // waiting pages
+    uint64_t content_bytes() const { return (size_ - zero_pages_) * kPageBytes; }  // without zero pages
+
+  private:
+    static constexpr uint32_t kNone = UINT32_MAX;
+    static constexpr uint32_t kLists = 32;
+    struct Entry {
+        Fingerprint fingerprint;
+        uint32_t page;
+        uint32_t epoch;
+        uint32_t slot;  // PagePool::kNoSlot for a zero page
+        uint32_t next;
+        uint32_t previous;
+        uint16_t region;
+        uint8_t heat;
+        uint8_t list;
+    };
+    struct List {
+        uint32_t head = kNone;
+        uint32_t tail = kNone;
+    };
+
+    uint32_t& index_of(RegionId region, uint64_t page);
+    EnqueueOutcome replace(uint32_t at, const CapturedPage& page, bool obligation);
+    void store(Entry& entry, const CapturedPage& page);
+    void link(uint32_t at, uint32_t list);
+    void unlink(uint32_t at);
+
+    PagePool& pool_;
+    std::vector<std::vector<uint32_t>> index_;  // per region: entry of each page, kNone = not waiting
+    std::vector<Entry> entries_;
+    std::vector<uint32_t> free_entries_;
+    List lists_[kLists];
+    uint32_t list_mask_ = 0;  // bit l set: list l is not empty
+    uint64_t size_ = 0;
+    uint64_t zero_pages_ = 0;
+};
+
+}  // namespace evac::prestage

@@ -1,0 +1,102 @@
+#pragma once
+// Runs one capture round of one VM over QMP.
+//
+//   sealed_live    stop, hook, `migrate` with background-snapshot: the guest resumes by itself while its RAM as of the
+//                  stop is still being read. Disk and memory of one instant.
+//   stopped_pass   stop, hook, one plain pass over the stopped guest, cont. Where background-snapshot is not available.
+//   final_stopped  the same without cont: the guest stays stopped (run state postmigrate) for the handover.
+//
+// The most important property: on every failure a guest that ran before runs again (final_stopped included), also when
+// the monitor connection broke: recovery then opens one of its own. Bounded by kRecoveryMs. Capabilities and
+// parameters are left as they were found (background-snapshot: off).
+//
+// Owner: one capture worker; nothing else may use the client meanwhile. The monitor is never waited for while the stream
+// is open: QEMU's main loop may itself wait for us to read it.
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "evac/core/clock.hpp"
+#include "evac/core/ids.hpp"
+#include "evac/core/log.hpp"
+#include "evac/core/result.hpp"
+#include "evac/prestage/captured_page.hpp"
+#include "evac/prestage/catalogue.hpp"
+#include "evac/prestage/stream_parser.hpp"
+
+namespace evac::qmp {
+class Client;
+}
+
+namespace evac::prestage {
+
+inline constexpr int kRecoveryMs = 10'000;             // to get a guest running again after a failure
+inline constexpr int kRoundLimitMs = 600'000;          // default of RoundOptions::time_limit_ms
+inline constexpr int kStreamSilenceMs = 15'000;        // no byte for so long = failed
+inline constexpr uint64_t kCaptureBandwidth = uint64_t{1} << 40;  // bytes/s set as max-bandwidth
+
+enum class RoundMethod : uint8_t { sealed_live, stopped_pass, final_stopped };
+const char* to_string(RoundMethod method);
+
+struct RoundOptions {
+    RoundMethod method = RoundMethod::sealed_live;
+    Epoch epoch{};
+    std::string run_dir;  // existing private directory on this host; the stream's socket (0600) is made in it
+    // Called once with the guest stopped, before memory is read; the place for the disk transaction. It may use the
+    // client. Its failure ends the round: the guest is resumed and the error returned. Its time is guest pause.
+    std::function<Status()> on_stopped;
+    // Checked at least every 20 ms; set by any thread. The round then ends with Errc::cancelled.
+    const std::atomic<bool>* cancel = nullptr;
+    int time_limit_ms = kRoundLimitMs;
+};
+
+struct RoundResult {
+    Epoch epoch{};
+    RoundMethod method{};
+    uint64_t pages_seen = 0;     // pages in the stream, repeats included
+    uint64_t pages_zero = 0;     // of those, all zero bits
+    uint64_t pages_changed = 0;  // handed to the sink, zero or not
+    uint64_t pages_dropped = 0;  // refused by the sink; their catalogue entries are unknown now
+    uint64_t pages_missing = 0;  // pages of RAM that the stream never brought
+    uint64_t stream_bytes = 0;
+    // STOP to RESUME by QEMU's own event timestamps; 0 for final_stopped (the pause has not ended).
+    uint64_t pause_ns = 0;
+    // From just before `stop` was sent, by our clock, to the RESUME event's timestamp: an upper bound of the pause that
+    // includes the wait for QEMU's main loop (and up to 1 ms of rounding).
+    uint64_t pause_upper_ns = 0;
+    uint64_t hook_ns = 0;      // part of the pause spent in on_stopped
+    uint64_t duration_ns = 0;  // whole round
+    DeviceState device_state;
+
+    // Only a complete round may be sealed.
+    bool complete() const { return pages_dropped == 0 && pages_missing == 0; }
+};
+
+class RoundRunner {
+  public:
+    // All must outlive the runner. The catalogue's RAM regions (kind != disk) must be the VM's RAM blocks, by name.
+    RoundRunner(qmp::Client& client, Catalogue& catalogue, const Clock& clock, Logger& log);
+
+    // Errors: refused (VM not running, capability or migration refused, RAM blocks differ from the catalogue's: enrol
+    // again), cancelled, timeout, corrupt (stream), io, or what the hook returned. After an error the context says so
+    // if the guest could NOT be brought back to running.
+    Result<RoundResult> run(const RoundOptions& options, PageSink& sink);
+
+    // After a successful final_stopped whose handover was called off: the guest runs again (only if it ran before).
+    // Never call it once away may own the VM.
+    Status resume_after_final();
+
+  private:
+    qmp::Client& client_;
+    Catalogue& catalogue_;
+    const Clock& clock_;
+    Logger& log_;
+    bool ran_before_final_ = false;
+};
+
+// Cancels whatever migration is open, switches background-snapshot off and gets the guest running; within kRecoveryMs.
+// For a daemon that restarts and finds a VM stopped by its predecessor. Never for a VM that away may own.
+Status ensure_running(qmp::Client& client, const Clock& clock, Logger& log);
+
+}  // namespace evac::prestage

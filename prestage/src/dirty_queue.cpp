@@ -1,0 +1,192 @@
+#include "evac/prestage/dirty_queue.hpp"
+
+#include <bit>
+#include <cstring>
+
+#include "evac/core/assert.hpp"
+
+namespace evac::prestage {
+
+bool PageBudget::try_reserve() {
+    uint64_t used = used_pages_.load(std::memory_order_relaxed);
+    do {
+        if (used >= budget_pages_) return false;
+    } while (!used_pages_.compare_exchange_weak(used, used + 1, std::memory_order_relaxed));
+    return true;
+}
+
+void PageBudget::release(uint64_t pages) {
+    const uint64_t before = used_pages_.fetch_sub(pages, std::memory_order_relaxed);
+    EVAC_ASSERT(before >= pages);
+}
+
+uint32_t PagePool::allocate() {
+    if (free_.empty()) {
+        const size_t first = slabs_.size() * kSlabPages;
+        EVAC_ASSERT(first + kSlabPages < kNoSlot);
+        slabs_.push_back(std::make_unique_for_overwrite<std::byte[]>(kSlabPages * kPageBytes));
+        for (uint32_t i = kSlabPages; i-- > 0;) free_.push_back(static_cast<uint32_t>(first) + i);
+    }
+    const uint32_t slot = free_.back();
+    free_.pop_back();
+    return slot;
+}
+
+void PagePool::free(uint32_t slot) { free_.push_back(slot); }
+
+std::byte* PagePool::bytes(uint32_t slot) {
+    return slabs_[slot / kSlabPages].get() + size_t{slot % kSlabPages} * kPageBytes;
+}
+
+namespace {
+
+// 0..15: obligations, 16..31: the others; within each by heat.
+uint32_t list_of(uint8_t heat, bool obligation) { return (obligation ? 0u : 16u) + heat / 16u; }
+
+}  // namespace
+
+DirtyQueue::DirtyQueue(PagePool& pool, const std::vector<RegionInfo>& regions) : pool_(pool) {
+    EVAC_ASSERT(regions.size() <= kRegionsMax);
+    index_.reserve(regions.size());
+    for (const RegionInfo& region : regions) {
+        EVAC_ASSERT(region.size_bytes <= kRegionBytesMax);
+        index_.emplace_back((region.size_bytes + kPageBytes - 1) / kPageBytes, kNone);
+    }
+}
+
+DirtyQueue::~DirtyQueue() { clear(); }
+
+uint32_t& DirtyQueue::index_of(RegionId region, uint64_t page) {
+    EVAC_ASSERT(raw(region) < index_.size() && page < index_[raw(region)].size());
+    return index_[raw(region)][page];
+}
+
+bool DirtyQueue::contains(RegionId region, uint64_t page) const {
+    EVAC_ASSERT(raw(region) < index_.size() && page < index_[raw(region)].size());
+    return index_[raw(region)][page] != kNone;
+}
+
+void DirtyQueue::link(uint32_t at, uint32_t list) {
+    Entry& entry = entries_[at];
+    List& target = lists_[list];
+    entry.list = static_cast<uint8_t>(list);
+    entry.next = kNone;
+    entry.previous = target.tail;
+    if (target.tail != kNone) {
+        entries_[target.tail].next = at;
+    } else {
+        target.head = at;
+        list_mask_ |= 1u << list;
+    }
+    target.tail = at;
+}
+
+void DirtyQueue::unlink(uint32_t at) {
+    const Entry& entry = entries_[at];
+    List& source = lists_[entry.list];
+    (entry.previous != kNone ? entries_[entry.previous].next : source.head) = entry.next;
+    (entry.next != kNone ? entries_[entry.next].previous : source.tail) = entry.previous;
+    if (source.head == kNone) list_mask_ &= ~(1u << entry.list);
+}
+
+// Puts the page's content and description into an entry that is in no list or stays in its list.
+void DirtyQueue::store(Entry& entry, const CapturedPage& page) {
+    if (page.is_zero) {
+        if (entry.slot != PagePool::kNoSlot) pool_.free(entry.slot);
+        entry.slot = PagePool::kNoSlot;
+    } else {
+        EVAC_ASSERT(page.bytes.size() == kPageBytes);
+        if (entry.slot == PagePool::kNoSlot) entry.slot = pool_.allocate();
+        std::memcpy(pool_.bytes(entry.slot), page.bytes.data(), kPageBytes);
+    }
+    entry.fingerprint = page.fingerprint;
+    entry.epoch = raw(page.epoch);
+    entry.heat = page.heat;
+}
+
+EnqueueOutcome DirtyQueue::replace(uint32_t at, const CapturedPage& page, bool obligation) {
+    Entry& entry = entries_[at];
+    if (raw(page.epoch) < entry.epoch) return EnqueueOutcome::stale;
+    const bool duplicate = page.fingerprint.known() && page.fingerprint == entry.fingerprint;
+    if (duplicate) {
+        entry.epoch = raw(page.epoch);
+        entry.heat = page.heat;
+    } else {
+        zero_pages_ += page.is_zero ? 1 : 0;
+        zero_pages_ -= entry.slot == PagePool::kNoSlot ? 1 : 0;
+        store(entry, page);
+    }
+    // An obligation stays one until it is sent.
+    const uint32_t list = list_of(page.heat, obligation || entry.list < 16);
+    if (list != entry.list) {
+        unlink(at);
+        link(at, list);
+    }
+    return duplicate ? EnqueueOutcome::duplicate : EnqueueOutcome::replaced;
+}
+
+EnqueueOutcome DirtyQueue::enqueue(const CapturedPage& page, bool obligation) {
+    const uint32_t at = index_of(page.region, page.page);
+    if (at != kNone) return replace(at, page, obligation);
+    if (!pool_.budget().try_reserve()) return EnqueueOutcome::full;
+    return enqueue_reserved(page, obligation);
+}
+
+EnqueueOutcome DirtyQueue::enqueue_reserved(const CapturedPage& page, bool obligation) {
+    uint32_t& index = index_of(page.region, page.page);
+    if (index != kNone) {
+        pool_.budget().release();
+        return replace(index, page, obligation);
+    }
+    uint32_t at = 0;
+    if (!free_entries_.empty()) {
+        at = free_entries_.back();
+        free_entries_.pop_back();
+    } else {
+        at = static_cast<uint32_t>(entries_.size());
+        EVAC_ASSERT(at != kNone);
+        entries_.emplace_back();
+    }
+    Entry& entry = entries_[at];
+    entry.slot = PagePool::kNoSlot;
+    entry.region = raw(page.region);
+    entry.page = static_cast<uint32_t>(page.page);
+    store(entry, page);
+    link(at, list_of(page.heat, obligation));
+    index = at;
+    ++size_;
+    if (page.is_zero) ++zero_pages_;
+    return EnqueueOutcome::queued;
+}
+
+std::optional<CapturedPage> DirtyQueue::take() {
+    if (list_mask_ == 0) return std::nullopt;
+    const uint32_t at = lists_[std::countr_zero(list_mask_)].head;
+    const Entry& entry = entries_[at];
+    CapturedPage out;
+    out.region = RegionId{entry.region};
+    out.page = entry.page;
+    out.epoch = Epoch{entry.epoch};
+    out.fingerprint = entry.fingerprint;
+    out.heat = entry.heat;
+    out.is_zero = entry.slot == PagePool::kNoSlot;
+    if (out.is_zero) {
+        --zero_pages_;
+    } else {
+        out.bytes = {pool_.bytes(entry.slot), kPageBytes};
+        pool_.free(entry.slot);  // its content stays until an enqueue allocates it
+    }
+    unlink(at);
+    index_[entry.region][entry.page] = kNone;
+    free_entries_.push_back(at);
+    --size_;
+    pool_.budget().release();
+    return out;
+}
+
+void DirtyQueue::clear() {
+    while (take().has_value()) {
+    }
+}
+
+}  // namespace evac::prestage

@@ -1,0 +1,193 @@
+#include "migration_control.hpp"
+
+#include <time.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <memory>
+
+#include "evac/core/units.hpp"
+#include "json_access.hpp"
+
+namespace evac::prestage {
+namespace {
+
+using qmp::Json;
+
+constexpr int kQmpMs = 5'000;
+constexpr long kPollNs = 2'000'000;
+
+void pause_ns(long ns) {
+    timespec left{0, ns};
+    while (::nanosleep(&left, &left) != 0 && errno == EINTR) {
+    }
+}
+
+int left_ms(const Clock& clock, uint64_t deadline_ns, int most_ms) {
+    const uint64_t now_ns = clock.now_ns();
+    const uint64_t left = now_ns >= deadline_ns ? 0 : (deadline_ns - now_ns) / kNsPerMs;
+    return std::max(1, static_cast<int>(std::min<uint64_t>(left, static_cast<uint64_t>(most_ms))));
+}
+
+Json capability(const std::string& name, bool on) { return Json{{"capability", name}, {"state", on}}; }
+
+// One attempt on one connection; called again until the deadline.
+Status recover_once(qmp::Client& client, bool was_running, const Clock& clock, uint64_t deadline_ns) {
+    const auto ended = await_migration_end(client, true, clock, deadline_ns);
+    if (!ended.ok() && !client.usable()) return ended.error();
+    if (!was_running) return ended.ok() ? Status{} : Status{ended.error()};
+    const auto guest = query_guest(client);
+    if (!guest.ok()) return guest.error();
+    if (guest->running) return {};
+    EVAC_TRY(client.execute("cont", Json::object(), left_ms(clock, deadline_ns, kQmpMs)));
+    const auto after = query_guest(client);
+    if (!after.ok()) return after.error();
+    if (!after->running) return make_error(Errc::refused, "the guest is '" + after->status + "' after cont");
+    return {};
+}
+
+}  // namespace
+
+bool MigrationState::busy() const {
+    static constexpr std::array<std::string_view, 5> kIdle{"", "none", "completed", "failed", "cancelled"};
+    return std::ranges::find(kIdle, std::string_view(status)) == kIdle.end();
+}
+
+uint64_t event_time_us(const qmp::Json& event) {
+    const Json& stamp = json::member(event, "timestamp");
+    return json::number(stamp, "seconds") * 1'000'000 + json::number(stamp, "microseconds");
+}
+
+Result<GuestState> query_guest(qmp::Client& client) {
+    const auto answer = client.execute("query-status", Json::object(), kQmpMs);
+    if (!answer.ok()) return answer.error();
+    return GuestState{json::text(*answer, "status"), json::flag(*answer, "running")};
+}
+
+Result<MigrationState> query_migration(qmp::Client& client) {
+    const auto answer = client.execute("query-migrate", Json::object(), kQmpMs);
+    if (!answer.ok()) return answer.error();
+    MigrationState state;
+    state.status = json::text(*answer, "status");
+    state.error = json::text(*answer, "error-desc");
+    for (const Json& reason : json::array(json::member(*answer, "blocked-reasons"))) {
+        state.blockers.push_back(json::text(reason));
+    }
+    return state;
+}
+
+Status check_not_over(qmp::Client& client) {
+    const auto state = query_migration(client);
+    if (!state.ok()) return state.error();
+    if (state->busy()) return {};
+    return make_error(Errc::io, "QEMU ended the migration as '" + state->status + "' before it connected: " +
+                                    state->error);
+}
+
+Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t max_bandwidth, SavedSettings& saved) {
+    const auto parameters = client.execute("query-migrate-parameters", Json::object(), kQmpMs);
+    if (!parameters.ok()) return parameters.error();
+    const std::string tls = json::text(*parameters, "tls-creds");
+    if (!tls.empty()) {
+        return make_error(Errc::refused, "migration parameter tls-creds is '" + tls +
+                                             "'; a capture goes through a local socket and needs it unset");
+    }
+    const auto capabilities = client.execute("query-migrate-capabilities", Json::object(), kQmpMs);
+    if (!capabilities.ok()) return capabilities.error();
+    Json changes = Json::array();
+    std::vector<std::pair<std::string, bool>> found;
+    bool known = false;
+    for (const Json& entry : json::array(*capabilities)) {
+        const std::string name = json::text(entry, "capability");
+        const bool is_snapshot = name == "background-snapshot";
+        known = known || is_snapshot;
+        if (name == "events") continue;
+        const bool state = json::flag(entry, "state");
+        const bool wanted = is_snapshot && background_snapshot;
+        if (state == wanted) continue;
+        changes.push_back(capability(name, wanted));
+        found.emplace_back(name, state && !is_snapshot);
+    }
+    if (background_snapshot && !known) {
+        return make_error(Errc::refused, "this QEMU has no capability background-snapshot (QEMU 6.0 and later have)");
+    }
+    if (!changes.empty()) {
+        saved.capabilities = std::move(found);
+        EVAC_TRY(client.execute("migrate-set-capabilities", Json{{"capabilities", changes}}, kQmpMs));
+    }
+    const uint64_t bandwidth = json::number(*parameters, "max-bandwidth");
+    if (bandwidth != max_bandwidth) {
+        saved.max_bandwidth = bandwidth;
+        EVAC_TRY(client.execute("migrate-set-parameters", Json{{"max-bandwidth", max_bandwidth}}, kQmpMs));
+    }
+    return {};
+}
+
+Status restore_settings(qmp::Client& client, const SavedSettings& saved) {
+    Status outcome;
+    if (!saved.capabilities.empty()) {
+        Json changes = Json::array();
+        for (const auto& [name, state] : saved.capabilities) changes.push_back(capability(name, state));
+        const auto done = client.execute("migrate-set-capabilities", Json{{"capabilities", changes}}, kQmpMs);
+        if (!done.ok()) outcome = done.error();
+    }
+    if (saved.max_bandwidth.has_value()) {
+        const auto done =
+            client.execute("migrate-set-parameters", Json{{"max-bandwidth", *saved.max_bandwidth}}, kQmpMs);
+        if (!done.ok()) outcome = done.error();
+    }
+    return outcome;
+}
+
+Result<MigrationState> await_migration_end(qmp::Client& client, bool cancel, const Clock& clock, uint64_t deadline_ns) {
+    while (true) {
+        auto state = query_migration(client);
+        if (!state.ok()) return state.error();
+        if (!state->busy()) return state;
+        if (clock.now_ns() >= deadline_ns) {
+            return make_error(Errc::timeout, "the migration stays in state '" + state->status + "'");
+        }
+        if (cancel) {
+            EVAC_TRY(client.execute("migrate_cancel", Json::object(), left_ms(clock, deadline_ns, kQmpMs)));
+            cancel = false;
+        }
+        pause_ns(kPollNs);
+    }
+}
+
+Status recover(qmp::Client& client, bool was_running, const SavedSettings& saved, const Clock& clock, Logger& log,
+               int limit_ms) {
+    const uint64_t deadline_ns = clock.now_ns() + static_cast<uint64_t>(limit_ms) * kNsPerMs;
+    std::unique_ptr<qmp::Client> own;  // when the given connection is lost
+    Status outcome;
+    while (true) {
+        qmp::Client* active = own ? own.get() : &client;
+        if (!active->usable()) {
+            auto opened = qmp::Client::connect(client.path(), left_ms(clock, deadline_ns, kQmpMs));
+            if (opened.ok()) {
+                own = std::move(opened).value();
+                active = own.get();
+            } else {
+                outcome = opened.error();
+                // Nobody listens any more: QEMU is gone, and the guest with it.
+                if (outcome.error().sys_errno == ECONNREFUSED || outcome.error().sys_errno == ENOENT) return outcome;
+            }
+        }
+        if (active->usable()) {
+            outcome = recover_once(*active, was_running, clock, deadline_ns);
+            if (outcome.ok()) {
+                const Status restored = restore_settings(*active, saved);
+                if (!restored.ok()) {
+                    log.warning("capture " + client.path() + ": migration settings not put back: " +
+                                restored.error().message());
+                }
+                return {};
+            }
+        }
+        if (clock.now_ns() >= deadline_ns) return outcome;
+        pause_ns(10 * kPollNs);
+    }
+}
+
+}  // namespace evac::prestage

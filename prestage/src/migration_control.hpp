@@ -1,0 +1,56 @@
+#pragma once
+// The QMP side of a capture: guest and migration state, the settings that a capture changes and puts back, and the
+// way back to a running guest after any failure. Internal to this library. Owner: the thread that runs the capture.
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "evac/core/clock.hpp"
+#include "evac/core/log.hpp"
+#include "evac/core/result.hpp"
+#include "evac/qmp/client.hpp"
+
+namespace evac::prestage {
+
+struct GuestState {
+    std::string status;  // "running", "paused", "postmigrate", ...
+    bool running = false;
+};
+Result<GuestState> query_guest(qmp::Client& client);
+
+struct MigrationState {
+    std::string status;  // empty before the first migration
+    std::string error;
+    std::vector<std::string> blockers;
+    bool busy() const;  // neither never begun nor at an end
+};
+Result<MigrationState> query_migration(qmp::Client& client);
+
+struct SavedSettings {
+    std::vector<std::pair<std::string, bool>> capabilities;  // those that were changed, as found
+    std::optional<uint64_t> max_bandwidth;
+};
+// All capabilities off but background-snapshot (as asked for) and `events`, which changes nothing for us; max-bandwidth
+// as given. Refuses when migrations use TLS. What was changed is in `saved` also after a failure.
+Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t max_bandwidth, SavedSettings& saved);
+// As found; only background-snapshot is always left off, because an earlier gateway that was killed may have left it on.
+Status restore_settings(qmp::Client& client, const SavedSettings& saved);
+
+// An error when the migration that was begun is over (before it connected).
+Status check_not_over(qmp::Client& client);
+
+// Waits until no migration is busy, cancelling when `cancel`. Errors: timeout, or the monitor's.
+Result<MigrationState> await_migration_end(qmp::Client& client, bool cancel, const Clock& clock, uint64_t deadline_ns);
+
+// Ends whatever migration is open, puts settings back and, if `was_running`, gets the guest running. Opens a monitor
+// connection of its own when the client's is gone. The stream's descriptor must be closed already.
+Status recover(qmp::Client& client, bool was_running, const SavedSettings& saved, const Clock& clock, Logger& log,
+               int limit_ms);
+
+// Microseconds since 1970 of a QMP event; 0 if it has none.
+uint64_t event_time_us(const qmp::Json& event);
+
+}  // namespace evac::prestage

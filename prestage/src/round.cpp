@@ -1,0 +1,330 @@
+#include "evac/prestage/round.hpp"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "capture_socket.hpp"
+#include "evac/core/units.hpp"
+#include "evac/qmp/client.hpp"
+#include "migration_control.hpp"
+
+namespace evac::prestage {
+namespace {
+
+using qmp::Json;
+
+constexpr int kStopMs = 10'000;
+constexpr int kEventMs = 2'000;             // for an event of something that has happened already
+constexpr int kCompletionMs = 30'000;       // from the end of the stream to `completed`
+constexpr uint64_t kSelfResumeNs = 100 * kNsPerMs;  // after the first page; then we say cont (newer QEMUs, see below)
+
+// Sends what the catalogue does not know to the sink, and keeps count of which pages came.
+class PageFilter final : public StreamSink {
+  public:
+    PageFilter(Catalogue& catalogue, PageSink& sink, RoundResult& result)
+        : catalogue_(catalogue), sink_(sink), result_(result) {}
+
+    Status ram_blocks(std::span<const RamBlock> blocks) override {
+        const std::vector<RegionInfo>& regions = catalogue_.regions();
+        const auto is_ram = [](const RegionInfo& region) { return region.kind != RegionKind::disk; };
+        for (const RamBlock& block : blocks) {
+            const auto found = std::ranges::find_if(
+                regions, [&](const RegionInfo& region) { return is_ram(region) && region.name == block.name; });
+            if (found == regions.end()) return changed("RAM block '" + block.name + "' is new");
+            if (found->size_bytes != block.size_bytes) {
+                return changed("RAM block '" + block.name + "' has " + std::to_string(block.size_bytes) +
+                               " bytes, it had " + std::to_string(found->size_bytes));
+            }
+            const auto index = static_cast<uint16_t>(found - regions.begin());
+            map_.push_back(RegionId{index});
+            seen_.emplace_back((catalogue_.page_count(RegionId{index}) + 63) / 64);
+            pages_ += catalogue_.page_count(RegionId{index});
+        }
+        if (static_cast<ptrdiff_t>(blocks.size()) != std::ranges::count_if(regions, is_ram)) {
+            return changed("a RAM block is gone");
+        }
+        return {};
+    }
+
+    void page(uint16_t block, uint64_t page, ByteSpan bytes) override {
+        note(block, page);
+        const RegionId region = map_[block];
+        const Observation seen = catalogue_.compare_and_update(region, page, bytes);
+        if (seen.fingerprint == catalogue_.zero_fingerprint()) ++result_.pages_zero;
+        forward(region, page, seen, bytes);
+    }
+
+    void zero_page(uint16_t block, uint64_t page, uint8_t fill) override {
+        if (fill != 0) {
+            filled_.fill(std::byte{fill});
+            this->page(block, page, filled_);
+            return;
+        }
+        note(block, page);
+        ++result_.pages_zero;
+        forward(map_[block], page, catalogue_.update_zero(map_[block], page), {});
+    }
+
+    uint64_t missing() const { return pages_ - distinct_; }
+
+  private:
+    static Error changed(const std::string& what) {
+        return make_error(Errc::refused, what + " since the VM was enrolled; enrol it again");
+    }
+
+    void note(uint16_t block, uint64_t page) {
+        ++result_.pages_seen;
+        uint64_t& word = seen_[block][page / 64];
+        const uint64_t bit = uint64_t{1} << (page % 64);
+        distinct_ += (word & bit) == 0 ? 1 : 0;
+        word |= bit;
+    }
+
+    void forward(RegionId region, uint64_t page, const Observation& seen, ByteSpan bytes) {
+        if (seen.change == PageChange::unchanged) return;
+        CapturedPage out;
+        out.region = region;
+        out.page = page;
+        out.epoch = result_.epoch;
+        out.fingerprint = seen.fingerprint;
+        out.heat = seen.heat;
+        out.is_zero = seen.change == PageChange::became_zero;
+        if (!out.is_zero) out.bytes = bytes;
+        if (sink_.page(out)) {
+            ++result_.pages_changed;
+        } else {
+            ++result_.pages_dropped;
+            catalogue_.set_unknown(region, page);
+        }
+    }
+
+    Catalogue& catalogue_;
+    PageSink& sink_;
+    RoundResult& result_;
+    std::vector<RegionId> map_;                // stream block -> region
+    std::vector<std::vector<uint64_t>> seen_;  // one bit per page
+    uint64_t pages_ = 0;
+    uint64_t distinct_ = 0;
+    std::array<std::byte, kPageBytes> filled_{};
+};
+
+// One round in progress. Every function is a step; a failure of any of them ends in recover().
+class Round {
+  public:
+    Round(qmp::Client& client, Catalogue& catalogue, const Clock& clock, Logger& log, const RoundOptions& options,
+          PageSink& sink)
+        : client_(client), clock_(clock), log_(log), options_(options), filter_(catalogue, sink, result_) {
+        result_.epoch = options.epoch;
+        result_.method = options.method;
+        start_ns_ = clock.now_ns();
+        limits_.cancel = options.cancel;
+        limits_.deadline_ns = start_ns_ + static_cast<uint64_t>(std::max(options.time_limit_ms, 0)) * kNsPerMs;
+        limits_.silence_ns = uint64_t{kStreamSilenceMs} * kNsPerMs;
+    }
+
+    Result<RoundResult> run() {
+        EVAC_TRY(check_state());
+        Status outcome = capture();
+        stream_.reset();  // before any wait for the monitor: QEMU may be blocked on it
+        if (outcome.ok()) {
+            result_.duration_ns = clock_.now_ns() - start_ns_;
+            return std::move(result_);
+        }
+        Error error = outcome.error();
+        if (!touched_) return error;
+        const Status recovered = recover(client_, was_running_, saved_, clock_, log_, kRecoveryMs);
+        if (!recovered.ok()) {
+            error.context += std::string("; AND THE GUEST COULD NOT BE BROUGHT BACK") +
+                             (was_running_ ? " TO RUNNING: " : ": ") + recovered.error().message();
+        }
+        return error;
+    }
+
+    bool was_running() const { return was_running_; }
+
+  private:
+    Status check_state() {
+        const auto guest = query_guest(client_);
+        if (!guest.ok()) return guest.error();
+        const bool may_be_paused = options_.method == RoundMethod::final_stopped;
+        if (guest->status != "running" && !(may_be_paused && guest->status == "paused")) {
+            return make_error(Errc::refused, "the VM is '" + guest->status + "'; a round (" +
+                                                 to_string(options_.method) + ") needs it running" +
+                                                 (may_be_paused ? " or paused" : ""));
+        }
+        was_running_ = guest->running;
+        const auto migration = query_migration(client_);
+        if (!migration.ok()) return migration.error();
+        if (migration->busy()) {
+            return make_error(Errc::refused, "a migration that is not ours is in progress ('" + migration->status + "')");
+        }
+        return {};
+    }
+
+    Status capture() {
+        auto socket = CaptureSocket::listen(
+            options_.run_dir, std::to_string(client_.peer_pid()) + "-" + std::to_string(raw(options_.epoch)) + "-" +
+                                  std::to_string(start_ns_));
+        if (!socket.ok()) return socket.error();
+        touched_ = true;
+        const bool snapshot = options_.method == RoundMethod::sealed_live;
+        EVAC_TRY(apply_settings(client_, snapshot, kCaptureBandwidth, saved_));
+        EVAC_TRY(stop_guest());
+        EVAC_TRY(limits_.check(clock_.now_ns(), clock_.now_ns()));
+        EVAC_TRY(client_.execute("migrate", Json{{"uri", socket->uri()}}));
+        auto stream = socket->accept(clock_, limits_, [this] { return check_not_over(client_); });
+        if (!stream.ok()) return stream.error();
+        stream_ = std::move(stream).value();
+        EVAC_TRY(read_stream());
+        EVAC_TRY(await_completed());
+        if (options_.method != RoundMethod::final_stopped) EVAC_TRY(await_running());
+        const Status restored = restore_settings(client_, saved_);
+        if (!restored.ok()) {
+            log_.warning("capture " + client_.path() + ": migration settings not put back: " +
+                         restored.error().message());
+        }
+        return {};
+    }
+
+    // Stops the guest and lets the caller take the disks' point in time.
+    Status stop_guest() {
+        client_.drop_events();
+        stop_wall_ms_ = clock_.wall_unix_ms();
+        if (was_running_) {
+            EVAC_TRY(client_.execute("stop", Json::object(), kStopMs));
+            const auto event = client_.wait_event("STOP", kEventMs);
+            if (!event.ok()) return event.error();
+            stop_us_ = event_time_us(*event);
+        }
+        if (!options_.on_stopped) return {};
+        const uint64_t before_ns = clock_.now_ns();
+        const Status hooked = options_.on_stopped();
+        result_.hook_ns = clock_.now_ns() - before_ns;
+        return hooked;
+    }
+
+    Status read_stream() {
+        StreamParser parser(filter_);
+        const auto take = [&parser](ByteSpan chunk) -> Result<bool> {
+            EVAC_TRY(parser.push(chunk));
+            return true;
+        };
+        const Status drained = drain(stream_.get(), clock_, limits_, take, [&] { watch_resume(parser); });
+        stream_.reset();
+        EVAC_TRY(drained);
+        auto device_state = parser.finish();
+        if (!device_state.ok()) return with_reason(device_state.error());
+        result_.device_state = std::move(device_state).value();
+        result_.stream_bytes = parser.stream_bytes();
+        result_.pages_missing = filter_.missing();
+        return {};
+    }
+
+    // Between two reads: picks up RESUME without waiting for it. From QEMU 8.2 on [not tried here] a background snapshot
+    // leaves a guest stopped that was stopped before; its pages flow only after device state and write protection are in
+    // place, so that cont is right then. The answer is not waited for: to resume, QEMU may need us to go on reading.
+    void watch_resume(const StreamParser& parser) {
+        if (options_.method != RoundMethod::sealed_live || resume_us_ != 0 || !client_.usable()) return;
+        const auto event = client_.wait_event("RESUME", 0);
+        if (event.ok()) {
+            resume_us_ = event_time_us(*event);
+            return;
+        }
+        if (!parser.pages_seen()) return;
+        const uint64_t now_ns = clock_.now_ns();
+        if (first_page_ns_ == 0) first_page_ns_ = now_ns;
+        if (cont_sent_ || now_ns - first_page_ns_ < kSelfResumeNs) return;
+        cont_sent_ = true;
+        static_cast<void>(client_.execute("cont", Json::object(), 1).ok());
+    }
+
+    Status await_completed() {
+        const auto state =
+            await_migration_end(client_, false, clock_, clock_.now_ns() + uint64_t{kCompletionMs} * kNsPerMs);
+        if (!state.ok()) return state.error();
+        if (state->status == "completed") return {};
+        return make_error(Errc::io, "QEMU ended the migration as '" + state->status + "': " + state->error);
+    }
+
+    // The guest runs (again), and the pause is known.
+    Status await_running() {
+        if (options_.method == RoundMethod::stopped_pass) EVAC_TRY(client_.execute("cont"));
+        if (resume_us_ == 0) {
+            auto event = client_.wait_event("RESUME", kEventMs);
+            if (!event.ok()) {
+                EVAC_TRY(client_.execute("cont"));
+                event = client_.wait_event("RESUME", kEventMs);
+                if (!event.ok()) return event.error();
+            }
+            resume_us_ = event_time_us(*event);
+        }
+        const auto guest = query_guest(client_);
+        if (!guest.ok()) return guest.error();
+        if (!guest->running) return make_error(Errc::io, "the guest is '" + guest->status + "' after its round");
+        if (resume_us_ > stop_us_) result_.pause_ns = (resume_us_ - stop_us_) * 1000;
+        const uint64_t stop_wall_us = static_cast<uint64_t>(stop_wall_ms_) * 1000;
+        if (resume_us_ > stop_wall_us) result_.pause_upper_ns = (resume_us_ - stop_wall_us) * 1000;
+        return {};
+    }
+
+    // A stream that failed to come or ended early: QEMU knows why.
+    Error with_reason(Error error) {
+        const auto state = query_migration(client_);
+        if (state.ok() && !state->error.empty()) error.context += "; QEMU says: " + state->error;
+        return error;
+    }
+
+    qmp::Client& client_;
+    const Clock& clock_;
+    Logger& log_;
+    const RoundOptions& options_;
+    RoundResult result_;
+    PageFilter filter_;
+    WaitLimits limits_;
+    SavedSettings saved_;
+    UniqueFd stream_;
+    uint64_t start_ns_ = 0;
+    bool was_running_ = false;
+    bool touched_ = false;  // something of the VM was changed: a failure needs recovery
+    bool cont_sent_ = false;
+    int64_t stop_wall_ms_ = 0;
+    uint64_t stop_us_ = 0, resume_us_ = 0;  // of QEMU's events, its wall clock
+    uint64_t first_page_ns_ = 0;
+};
+
+}  // namespace
+
+const char* to_string(RoundMethod method) {
+    switch (method) {
+        case RoundMethod::sealed_live: return "sealed_live";
+        case RoundMethod::stopped_pass: return "stopped_pass";
+        case RoundMethod::final_stopped: return "final_stopped";
+    }
+    return "?";
+}
+
+RoundRunner::RoundRunner(qmp::Client& client, Catalogue& catalogue, const Clock& clock, Logger& log)
+    : client_(client), catalogue_(catalogue), clock_(clock), log_(log) {}
+
+Result<RoundResult> RoundRunner::run(const RoundOptions& options, PageSink& sink) {
+    Round round(client_, catalogue_, clock_, log_, options, sink);
+    auto result = round.run();
+    ran_before_final_ = result.ok() && options.method == RoundMethod::final_stopped && round.was_running();
+    return result;
+}
+
+Status RoundRunner::resume_after_final() {
+    if (!ran_before_final_) return {};
+    EVAC_TRY(ensure_running(client_, clock_, log_));
+    ran_before_final_ = false;
+    return {};
+}
+
+Status ensure_running(qmp::Client& client, const Clock& clock, Logger& log) {
+    SavedSettings leftovers;  // of a gateway that was killed in a round
+    leftovers.capabilities.emplace_back("background-snapshot", false);
+    return recover(client, true, leftovers, clock, log, kRecoveryMs);
+}
+
+}  // namespace evac::prestage
