@@ -1,6 +1,9 @@
-// Prints what each rung and each half of the index costs, per CPU-second of the calling thread (RocksDB's
-// own threads are not counted; writes are also shown per CPU-second of the whole process).
+// Prints what each rung and each half of the index costs, per CPU-second of the calling thread
+// (RocksDB's own threads are not counted; writes are also shown per CPU-second of the whole
+// process).
 //   bench_dedup [index entries, default 2000000] [directory for the store, default /tmp]
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -10,8 +13,6 @@
 #include <functional>
 #include <string>
 #include <vector>
-
-#include <unistd.h>
 
 #include "evac/core/random.hpp"
 #include "evac/dedup/expander.hpp"
@@ -42,7 +43,8 @@ void print_pages(const char* what, uint64_t pages, double seconds) {
 
 void print_rate(const char* what, uint64_t count, double seconds) {
     std::printf("%-34s %10.0f k/s    %8.3f us each\n", what,
-                static_cast<double>(count) / seconds / 1e3, seconds * 1e6 / static_cast<double>(count));
+                static_cast<double>(count) / seconds / 1e3,
+                seconds * 1e6 / static_cast<double>(count));
 }
 
 constexpr uint64_t kPages = 32'768;  // 128 MiB: beyond the caches
@@ -74,7 +76,9 @@ struct NullStaged final : StagedPages {
         std::memcpy(out.data(), pages.page(key.page).data(), kPageBytes);
         return {};
     }
-    Status put(const PageKey&, Epoch, std::span<const std::byte, kPageBytes>) override { return {}; }
+    Status put(const PageKey&, Epoch, std::span<const std::byte, kPageBytes>) override {
+        return {};
+    }
     Status put_zero(const PageKey&, Epoch, uint64_t) override { return {}; }
     const Pages& pages;
 };
@@ -110,11 +114,12 @@ struct Home {
         index = std::move(Index::open({.directory = ""}, log)).value();
         ReducerOptions options;
         options.zstd_level = level;
-        reducer = std::move(Reducer::create(options, make_hasher(), *index, [this](EncodedBatch&& b) {
-                      wire += b.message.size();
-                      reducer->acknowledge(b.vm, b.sequence);
-                      sent.push_back(std::move(b.message));
-                  })).value();
+        reducer =
+            std::move(Reducer::create(options, make_hasher(), *index, [this](EncodedBatch&& b) {
+                wire += b.message.size();
+                reducer->acknowledge(b.vm, b.sequence);
+                sent.push_back(std::move(b.message));
+            })).value();
         for (const RegionId region : {kDisk, kRam}) {
             const auto kind = region == kDisk ? RegionKind::disk : RegionKind::main_ram;
             if (!reducer->set_region(kVm, region, kind, kPages).ok()) std::abort();
@@ -160,7 +165,8 @@ void bench_reduction(const Pages& pages) {
     const auto both = [&](const std::string& what, Home& home, double seconds) {
         print_pages(("reduce " + what).c_str(), kPages, seconds);
         print_pages(("expand " + what).c_str(), kPages, expand(home));
-        std::printf("%-34s %10.2f\n", "  raw / wire", double(kPages * kPageBytes) / double(home.wire));
+        std::printf("%-34s %10.2f\n", "  raw / wire",
+                    double(kPages * kPageBytes) / double(home.wire));
     };
     Home home(1);
     double seconds = home.feed(nullptr, kRam);
@@ -189,11 +195,12 @@ void bench_store_lookups(Index& index, uint64_t entries) {
     uint64_t hits = 0;
     const auto single = [&](const char* what, uint64_t origin) {
         Random random(3);
-        print_rate(what, kLookups, measure([&] {
-                       for (uint64_t i = 0; i < kLookups; ++i) {
-                           hits += index.lookup(identity_of(origin + random.below(entries))).has_value();
-                       }
-                   }));
+        print_rate(
+            what, kLookups, measure([&] {
+                for (uint64_t i = 0; i < kLookups; ++i) {
+                    hits += index.lookup(identity_of(origin + random.below(entries))).has_value();
+                }
+            }));
     };
     const auto batched = [&](const char* what, uint64_t origin) {
         Random random(4);
@@ -201,7 +208,8 @@ void bench_store_lookups(Index& index, uint64_t entries) {
         std::vector<std::optional<Location>> found(wanted.size());
         print_rate(what, kLookups / 128 * 128, measure([&] {
                        for (uint64_t i = 0; i < kLookups / 128; ++i) {
-                           for (Identity& one : wanted) one = identity_of(origin + random.below(entries));
+                           for (Identity& one : wanted)
+                               one = identity_of(origin + random.below(entries));
                            index.lookup_batch(wanted, found);
                            hits += found[0].has_value();
                        }
@@ -213,7 +221,8 @@ void bench_store_lookups(Index& index, uint64_t entries) {
     batched("store MultiGet(128), miss", entries * 10);
     const IndexStats stats = index.stats();
     std::printf("%-34s %10.1f MiB in files, %.1f MiB of memory, %.1f %% of hits\n", "store",
-                double(stats.store_bytes) / double(kMiB), double(stats.store_memory_bytes) / double(kMiB),
+                double(stats.store_bytes) / double(kMiB),
+                double(stats.store_memory_bytes) / double(kMiB),
                 100.0 * double(stats.store_hits + stats.table_hits) / double(stats.lookups) * 2);
 }
 
@@ -226,7 +235,8 @@ void bench_index(uint64_t entries, const std::string& parent) {
     NullLogger log;
     {
         const size_t table_bytes = std::bit_ceil(entries * kTableEntryBytes + entries * 4);
-        auto index = std::move(Index::open({.directory = "", .table_bytes = table_bytes}, log)).value();
+        auto index =
+            std::move(Index::open({.directory = "", .table_bytes = table_bytes}, log)).value();
         print_rate("table insert", entries, measure([&] {
                        for (uint64_t i = 0; i < entries; ++i) {
                            index->insert(identity_of(i), Location{kVm, kDisk, i});
@@ -265,7 +275,8 @@ void bench_index(uint64_t entries, const std::string& parent) {
     {
         std::unique_ptr<Index> index;
         const IndexOptions options{.directory = directory};
-        const double seconds = measure([&] { index = std::move(Index::open(options, log)).value(); });
+        const double seconds =
+            measure([&] { index = std::move(Index::open(options, log)).value(); });
         print_rate("open, table warmed", std::max<uint64_t>(1, index->stats().warmed), seconds);
     }
     std::filesystem::remove_all(directory);

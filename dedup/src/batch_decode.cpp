@@ -1,4 +1,5 @@
-// The decoding half of the batch format; the grammar is in batch.hpp. Everything here comes from a peer.
+// The decoding half of the batch format; the grammar is in batch.hpp. Everything here comes from a
+// peer.
 #include <zstd.h>
 
 #include <algorithm>
@@ -11,7 +12,9 @@ namespace evac::dedup {
 
 namespace {
 
-Error bad(const std::string& what) { return make_error(Errc::corrupt, "batch: " + what); }
+Error bad(const std::string& what) {
+    return make_error(Errc::corrupt, "batch: " + what);
+}
 
 struct Header {
     uint8_t flags = 0;
@@ -33,12 +36,14 @@ Result<Header> take_header(ByteReader& in, BatchContent& out) {
     if (version != kBatchVersion) {
         return bad("version " + std::to_string(version) + ", only 1 is known");
     }
-    if ((header.flags & ~kFlagZstd) != 0) return bad("unknown flags " + std::to_string(header.flags));
+    if ((header.flags & ~kFlagZstd) != 0)
+        return bad("unknown flags " + std::to_string(header.flags));
     if (out.sequence == 0) return bad("sequence 0");
     if (header.literal_pages > kBatchLiteralPagesMax) {
         return bad(std::to_string(header.literal_pages) + " literal pages, at most 16");
     }
-    if (header.record_bytes > kBatchRecordBytesMax || header.record_bytes + header.literal_bytes != in.remaining()) {
+    if (header.record_bytes > kBatchRecordBytesMax ||
+        header.record_bytes + header.literal_bytes != in.remaining()) {
         return bad("the sizes in the header do not match the message");
     }
     if (header.literal_pages == 0 && (header.flags != 0 || header.literal_bytes != 0)) {
@@ -95,7 +100,8 @@ class RecordReader {
         run.first = PageKey{out_.vm, region_, unzigzag(take_varint(in_), expected_)};
         run.count = take_varint(in_);
         if (!in_.ok()) return {};
-        if (run.count == 0 || run.count > kBatchZeroRunMax || !in_range(run.first.page, run.count)) {
+        if (run.count == 0 || run.count > kBatchZeroRunMax ||
+            !in_range(run.first.page, run.count)) {
             return bad("run of " + std::to_string(run.count) + " pages at page " +
                        std::to_string(run.first.page));
         }
@@ -122,7 +128,8 @@ class RecordReader {
             return bad("source vm " + std::to_string(vm) + " region " + std::to_string(region) +
                        " page " + std::to_string(page));
         }
-        run.source = Location{VmId{static_cast<uint32_t>(vm)}, RegionId{static_cast<uint16_t>(region)}, page};
+        run.source = Location{VmId{static_cast<uint32_t>(vm)},
+                              RegionId{static_cast<uint16_t>(region)}, page};
         run.index = out_.identities.size();
         if (run.count > kBatchReferencesMax - out_.identities.size()) {
             return bad("more than 512 references");
@@ -155,9 +162,9 @@ struct BatchDecoder::Zstd {
     Zstd& operator=(const Zstd&) = delete;
     ~Zstd() { ZSTD_freeDCtx(context); }
 
-    // The whole frame goes into a buffer of the known size, so the frame's own claims allocate nothing.
-    // Exactly one frame of today's format: the library would also accept several, and its legacy formats,
-    // whose decoders are not for bytes of a peer.
+    // The whole frame goes into a buffer of the known size, so the frame's own claims allocate
+    // nothing. Exactly one frame of today's format: the library would also accept several, and its
+    // legacy formats, whose decoders are not for bytes of a peer.
     Status decompress(ByteSpan from, Bytes& to) const {
         ByteReader magic(from);
         if (magic.le32() != ZSTD_MAGICNUMBER ||
@@ -166,7 +173,8 @@ struct BatchDecoder::Zstd {
         }
         const size_t size =
             ZSTD_decompressDCtx(context, to.data(), to.size(), from.data(), from.size());
-        if (ZSTD_isError(size) != 0) return bad(std::string("literals: ") + ZSTD_getErrorName(size));
+        if (ZSTD_isError(size) != 0)
+            return bad(std::string("literals: ") + ZSTD_getErrorName(size));
         if (size != to.size()) {
             return bad("literals decompress to " + std::to_string(size) + " bytes instead of " +
                        std::to_string(to.size()));
@@ -183,7 +191,8 @@ BatchDecoder::~BatchDecoder() = default;
 
 Result<BatchDecoder> BatchDecoder::create() {
     auto zstd = std::make_unique<Zstd>();
-    if (zstd->context == nullptr) return make_error(Errc::internal, "zstd: no decompression context");
+    if (zstd->context == nullptr)
+        return make_error(Errc::internal, "zstd: no decompression context");
     return BatchDecoder(std::move(zstd));
 }
 

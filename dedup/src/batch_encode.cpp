@@ -12,7 +12,8 @@ namespace evac::dedup {
 namespace {
 
 // Upper bounds of encoded records, so that a batch never has to be unmade:
-//   GROUP 1 + epoch 5 + region 1 = 7; run 1 + start 6 + count 5 + source (5 + 1 + 6) = 24; together 31.
+//   GROUP 1 + epoch 5 + region 1 = 7; run 1 + start 6 + count 5 + source (5 + 1 + 6) = 24;
+//   together 31.
 constexpr size_t kRunBytesMax = 32;
 constexpr size_t kIdentityBytes = sizeof(Identity);
 static_assert(kBatchHeaderBytes + kBatchRecordBytesMax + kBatchLiteralPagesMax * kPageBytes <=
@@ -24,7 +25,8 @@ void encode_records(const BatchContent& content, ByteWriter& out) {
     uint64_t expected = 0;
     uint64_t expected_source = 0;
     for (const BatchRun& run : content.runs) {
-        if (group == nullptr || group->epoch != run.epoch || group->first.region != run.first.region) {
+        if (group == nullptr || group->epoch != run.epoch ||
+            group->first.region != run.first.region) {
             out.u8(kGroupOp);
             put_varint(out, raw(run.epoch));
             put_varint(out, raw(run.first.region));

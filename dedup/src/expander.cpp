@@ -20,7 +20,9 @@ void owe(std::vector<Nak>& naks, const Nak& nak) {
     if (std::find(naks.begin(), naks.end(), nak) == naks.end()) naks.push_back(nak);
 }
 
-PageKey nth(const PageKey& first, uint64_t i) { return PageKey{first.vm, first.region, first.page + i}; }
+PageKey nth(const PageKey& first, uint64_t i) {
+    return PageKey{first.vm, first.region, first.page + i};
+}
 
 }  // namespace
 
@@ -102,13 +104,17 @@ Result<Expanded> Expander::expand(ByteSpan message) {
                 EVAC_TRY(impl.put_literals(run));
                 out.counters.literal_pages += run.count;
                 break;
-            case BatchOp::reference: EVAC_TRY(impl.put_references(run, out)); break;
+            case BatchOp::reference:
+                EVAC_TRY(impl.put_references(run, out));
+                break;
         }
     }
     impl.totals.add(out.counters);
     return out;
 }
 
-const ExpandCounters& Expander::totals() const { return impl_->totals; }
+const ExpandCounters& Expander::totals() const {
+    return impl_->totals;
+}
 
 }  // namespace evac::dedup

@@ -14,7 +14,8 @@ namespace {
 
 using Digest = std::array<unsigned char, 32>;
 
-// SHA-256(label || secret). Digests of public-length inputs with an initialised library do not fail.
+// SHA-256(label || secret). Digests of public-length inputs with an initialised library do not
+// fail.
 Digest derive(std::string_view label, ByteSpan secret) {
     Digest out{};
     EVP_MD_CTX* context = EVP_MD_CTX_new();
@@ -52,13 +53,14 @@ Fingerprint Fingerprinter::operator()(PageSpan page) const {
     return Fingerprint{hash.low64, hash.high64};
 }
 
-// SHA-256 over (key block || page), not HMAC. HMAC's outer pass defends against length extension, which
-// needs the full final state and messages of varying length: here every message is exactly one key block
-// and one page, and half of the state is cut off. A prefix key is then a PRF as good as SHA-256's
-// compression function (NMAC's inner pass with fixed-length input). It costs 66 compressions for a page
-// against HMAC's 68, and needs no context copy, which duplicates (allocates) in OpenSSL 3.
-// OpenSSL 3.0 re-creates its 112 bytes of SHA-256 state at each initialisation: one malloc and free per
-// page, 1 % of the hash. The way around it, SHA256_Update, is deprecated.
+// SHA-256 over (key block || page), not HMAC. HMAC's outer pass defends against length extension,
+// which needs the full final state and messages of varying length: here every message is exactly
+// one key block and one page, and half of the state is cut off. A prefix key is then a PRF as good
+// as SHA-256's compression function (NMAC's inner pass with fixed-length input). It costs 66
+// compressions for a page against HMAC's 68, and needs no context copy, which duplicates
+// (allocates) in OpenSSL 3. OpenSSL 3.0 re-creates its 112 bytes of SHA-256 state at each
+// initialisation: one malloc and free per page, small beside 3 us of hashing. The way
+// around it, SHA256_Update, is deprecated.
 struct IdentityHasher::State {
     State() = default;
     State(const State&) = delete;
@@ -82,8 +84,9 @@ IdentityHasher::~IdentityHasher() = default;
 Result<IdentityHasher> IdentityHasher::create(ByteSpan secret) {
     if (secret.size() < kSecretBytesMin) {
         return make_error(Errc::invalid_argument,
-                          "identity secret: " + std::to_string(secret.size()) + " bytes, at least " +
-                              std::to_string(kSecretBytesMin) + " are needed");
+                          "identity secret: " + std::to_string(secret.size()) +
+                              " bytes, at least " + std::to_string(kSecretBytesMin) +
+                              " are needed");
     }
     auto state = std::make_unique<State>();
     state->sha256 = EVP_MD_fetch(nullptr, "SHA256", nullptr);

@@ -49,7 +49,8 @@ struct Index::Impl {
     std::vector<IndexEntry> pending;
     // False while the table is known to hold all that the store holds: then a miss is a miss.
     bool store_beyond_table = false;
-    Counter lookups, table_hits, store_lookups, store_hits, store_errors, inserts, evictions, dropped;
+    Counter lookups, table_hits, store_lookups, store_hits, store_errors, inserts, evictions,
+        dropped;
     std::atomic<uint64_t> entries{0};
     uint64_t warmed = 0;
     std::vector<size_t> missed;  // scratch of lookup_batch
@@ -57,7 +58,7 @@ struct Index::Impl {
     std::vector<std::optional<Location>> missed_locations;
 
     // Both.
-    std::unique_ptr<IndexStore> store;  // null: table only
+    std::unique_ptr<IndexStore> store;              // null: table only
     SpscRing<std::vector<IndexEntry>> handed_over;  // reducer -> worker
     SpscRing<std::vector<IndexEntry>> empties;      // worker -> reducer: capacity reused
 
@@ -70,9 +71,9 @@ Index::~Index() = default;
 
 Result<std::unique_ptr<Index>> Index::open(const IndexOptions& options, Logger& log) {
     if (options.table_bytes < 64) {
-        return make_error(Errc::invalid_argument, "index table_bytes: " +
-                                                      std::to_string(options.table_bytes) +
-                                                      ", at least 64 is needed");
+        return make_error(Errc::invalid_argument,
+                          "index table_bytes: " + std::to_string(options.table_bytes) +
+                              ", at least 64 is needed");
     }
     auto impl = std::make_unique<Impl>(options.table_bytes);
     if (!options.directory.empty()) {
@@ -125,7 +126,8 @@ std::optional<Location> Index::lookup(const Identity& identity) {
     return *found;
 }
 
-void Index::lookup_batch(std::span<const Identity> identities, std::span<std::optional<Location>> out) {
+void Index::lookup_batch(std::span<const Identity> identities,
+                         std::span<std::optional<Location>> out) {
     EVAC_ASSERT(identities.size() == out.size());
     Impl& impl = *impl_;
     impl.missed.clear();

@@ -16,10 +16,11 @@ namespace evac::dedup {
 namespace {
 
 constexpr size_t kValueBytes = 11;
-// FIFO keeps one level, and a lookup asks each file's bloom filter: 8 flushed files are merged into one
-// (within level 0), so a store of 512 MiB with buffers of 16 MiB has about 4 + 8 files.
+// FIFO keeps one level, and a lookup asks each file's bloom filter: 8 flushed files are merged into
+// one (within level 0), so a store of 512 MiB with buffers of 16 MiB has about 4 + 8 files.
 constexpr int kMergeFiles = 8;
-constexpr int kNeverStall = 1 << 30;  // level 0 is the only level; its file count is bounded by FIFO
+constexpr int kNeverStall =
+    1 << 30;  // level 0 is the only level; its file count is bounded by FIFO
 constexpr size_t kInfoLogBytes = 1024 * 1024;
 constexpr size_t kInfoLogFiles = 2;
 constexpr double kBloomBitsPerKey = 10;  // 1 % false positives
@@ -40,7 +41,8 @@ std::optional<Location> decode(const rocksdb::Slice& value) {
     uint64_t head = 0;
     uint64_t page = 0;
     for (size_t i = 6; i-- > 0;) head = (head << 8) | static_cast<unsigned char>(value[i]);
-    for (size_t i = kValueBytes; i-- > 6;) page = (page << 8) | static_cast<unsigned char>(value[i]);
+    for (size_t i = kValueBytes; i-- > 6;)
+        page = (page << 8) | static_cast<unsigned char>(value[i]);
     const auto region = static_cast<uint16_t>(head >> 32);
     if (region >= kRegionsMax) return std::nullopt;
     return Location{VmId{static_cast<uint32_t>(head)}, RegionId{region}, page};
@@ -81,9 +83,9 @@ rocksdb::Options make_options(const IndexOptions& from, std::shared_ptr<rocksdb:
     rocksdb::BlockBasedTableOptions table;
     table.block_cache = std::move(cache);
     table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kBloomBitsPerKey));
-    // Held by the open files, not by the cache: a lookup asks several filters, and the cache's locks would
-    // cost more than the filters. Bounded all the same: 10 bits and 1 % of 45 bytes per entry is 4 % of
-    // store_bytes_max.
+    // Held by the open files, not by the cache: a lookup asks several filters, and the cache's
+    // locks would cost more than the filters. Bounded all the same: 10 bits and 1 % of 45 bytes per
+    // entry is 4 % of store_bytes_max.
     table.cache_index_and_filter_blocks = false;
     table.data_block_index_type = rocksdb::BlockBasedTableOptions::kDataBlockBinaryAndHash;
     options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
@@ -110,9 +112,10 @@ Result<std::unique_ptr<IndexStore>> IndexStore::open(const IndexOptions& options
     rocksdb::DB* db = nullptr;
     rocksdb::Status status = rocksdb::DB::Open(settings, options.directory, &db);
     if (status.IsCorruption() || status.IsPathNotFound()) {
-        log.warning("index store in " + options.directory +
-                    " is unreadable and is started anew (references are found less often for a while): " +
-                    status.ToString());
+        log.warning(
+            "index store in " + options.directory +
+            " is unreadable and is started anew (references are found less often for a while): " +
+            status.ToString());
         status = rocksdb::DestroyDB(options.directory, settings);
         if (status.ok()) status = rocksdb::DB::Open(settings, options.directory, &db);
         store->recreated_ = true;
@@ -124,8 +127,7 @@ Result<std::unique_ptr<IndexStore>> IndexStore::open(const IndexOptions& options
 
 Result<std::optional<Location>> IndexStore::find(const Identity& identity) {
     thread_local std::string value;  // 11 bytes: never allocates
-    const rocksdb::Status status =
-        db_->db->Get(rocksdb::ReadOptions(), key_of(identity), &value);
+    const rocksdb::Status status = db_->db->Get(rocksdb::ReadOptions(), key_of(identity), &value);
     if (status.ok()) return decode(value);
     if (status.IsNotFound()) return std::optional<Location>();
     return convert(status, "read");
@@ -141,8 +143,8 @@ size_t IndexStore::find_many(std::span<const Identity> identities,
     for (size_t start = 0; start < identities.size(); start += kChunk) {
         const size_t count = std::min(kChunk, identities.size() - start);
         for (size_t i = 0; i < count; ++i) keys[i] = key_of(identities[start + i]);
-        db_->db->MultiGet(rocksdb::ReadOptions(), db_->db->DefaultColumnFamily(), count, keys.data(),
-                          values.data(), statuses.data());
+        db_->db->MultiGet(rocksdb::ReadOptions(), db_->db->DefaultColumnFamily(), count,
+                          keys.data(), values.data(), statuses.data());
         for (size_t i = 0; i < count; ++i) {
             out[start + i].reset();
             if (statuses[i].ok()) {
@@ -164,7 +166,8 @@ Status IndexStore::write(std::span<const IndexEntry> entries) {
             batch.Put(key_of(entry.identity), rocksdb::Slice(value.data(), value.size()));
         if (!status.ok()) return convert(status, "batch");
     }
-    // The log is written, not synced: a crash of the process loses nothing, one of the machine a little.
+    // The log is written, not synced: a crash of the process loses nothing, one of the machine a
+    // little.
     const rocksdb::Status status = db_->db->Write(rocksdb::WriteOptions(), &batch);
     if (!status.ok()) return convert(status, "write");
     return {};

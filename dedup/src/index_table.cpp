@@ -27,7 +27,8 @@ IndexTable::Slot IndexTable::slot(const Identity& identity) const {
     uint64_t words[2];
     std::memcpy(words, identity.data(), sizeof words);
     const size_t mask = buckets_.size() - 1;
-    return Slot{words[0] & mask, (words[0] >> 32) & mask, words[1] & kTag24, (words[1] >> 24) & kTag24};
+    return Slot{words[0] & mask, (words[0] >> 32) & mask, words[1] & kTag24,
+                (words[1] >> 24) & kTag24};
 }
 
 IndexTable::Entry* IndexTable::match(const Slot& at) {
@@ -46,9 +47,10 @@ std::optional<Location> IndexTable::find(const Identity& identity) {
     Entry* entry = match(slot(identity));
     if (entry == nullptr) return std::nullopt;
     entry->word0 |= kReferenced;
-    return Location{VmId{static_cast<uint32_t>(entry->word0 >> kVmShift)},
-                    RegionId{static_cast<uint16_t>((entry->word0 >> kRegionShift) & (kRegionsMax - 1))},
-                    entry->word1 >> kPageShift};
+    return Location{
+        VmId{static_cast<uint32_t>(entry->word0 >> kVmShift)},
+        RegionId{static_cast<uint16_t>((entry->word0 >> kRegionShift) & (kRegionsMax - 1))},
+        entry->word1 >> kPageShift};
 }
 
 IndexTable::Entry* IndexTable::free_way(Bucket& bucket, size_t& used) {

@@ -1,12 +1,13 @@
 #pragma once
 // The in-memory half of the index: a fixed array of 64-byte buckets of four 16-byte entries.
 //
-//   word0 = vm:32 | region:6 | referenced:1 | used:1 | tag_high:24      word1 = page:40 | tag_low:24
+//   word0 = vm:32 | region:6 | referenced:1 | used:1 | tag_high:24
+//   word1 = page:40 | tag_low:24
 //
-// An identity's first eight bytes choose its two buckets, bytes 8..13 are its 48-bit tag; identities are a
-// keyed hash, so both are uniform and no tenant can aim at a bucket. With two choices 1 % has been evicted
-// when the table is 80 % full (one choice: 10 %). Eviction is a clock over the eight candidates: an entry that was
-// looked up since its last pardon is spared once.
+// An identity's first eight bytes choose its two buckets, bytes 8..13 are its 48-bit tag;
+// identities are a keyed hash, so both are uniform and no tenant can aim at a bucket. With two
+// choices 1 % has been evicted when the table is 80 % full (one choice: 12 %). Eviction is a clock
+// over the eight candidates: an entry that was looked up since its last pardon is spared once.
 #include <cstdint>
 #include <optional>
 #include <vector>

@@ -12,10 +12,14 @@ namespace evac::dedup {
 
 const char* to_string(Rung rung) {
     switch (rung) {
-        case Rung::zero: return "zero";
-        case Rung::reference_same_vm: return "reference_same_vm";
-        case Rung::reference_other_vm: return "reference_other_vm";
-        case Rung::literal: return "literal";
+        case Rung::zero:
+            return "zero";
+        case Rung::reference_same_vm:
+            return "reference_same_vm";
+        case Rung::reference_other_vm:
+            return "reference_other_vm";
+        case Rung::literal:
+            return "literal";
     }
     return "?";
 }
@@ -44,14 +48,18 @@ struct OpenBatch {
 
 struct VmState {
     uint64_t last_sequence = 0;
-    std::unordered_map<uint64_t, std::vector<Ticket>> unacknowledged;  // only batches with references
+    std::unordered_map<uint64_t, std::vector<Ticket>>
+        unacknowledged;  // only batches with references
 };
 
 }  // namespace
 
 struct Reducer::Impl {
     Impl(const ReducerOptions& from, IdentityHasher hash, Index& hints, Sink out)
-        : options(from), hasher(std::move(hash)), index(hints), sink(std::move(out)),
+        : options(from),
+          hasher(std::move(hash)),
+          index(hints),
+          sink(std::move(out)),
           retention(from.retained_bytes_max) {}
 
     OpenBatch& open(uint8_t lane, VmId vm);
@@ -78,11 +86,12 @@ struct Reducer::Impl {
 Reducer::Reducer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Reducer::~Reducer() = default;
 
-Result<std::unique_ptr<Reducer>> Reducer::create(const ReducerOptions& options, IdentityHasher hasher,
-                                                 Index& index, Sink sink) {
+Result<std::unique_ptr<Reducer>> Reducer::create(const ReducerOptions& options,
+                                                 IdentityHasher hasher, Index& index, Sink sink) {
     if (options.zstd_level < kZstdLevelMin || options.zstd_level > kZstdLevelMax) {
-        return make_error(Errc::invalid_argument, "zstd_level: " + std::to_string(options.zstd_level) +
-                                                      ", accepted are -7 to 19");
+        return make_error(
+            Errc::invalid_argument,
+            "zstd_level: " + std::to_string(options.zstd_level) + ", accepted are -7 to 19");
     }
     auto impl = std::make_unique<Impl>(options, std::move(hasher), index, std::move(sink));
     for (size_t lane = 0; lane < kLanesMax; ++lane) {
@@ -119,8 +128,8 @@ Status Reducer::load_tags(VmId vm, RegionId region, uint64_t first_page,
     if (first_page > pages || fingerprints.size() > pages - first_page) {
         return make_error(Errc::invalid_argument,
                           "fingerprints of pages " + std::to_string(first_page) + " to " +
-                              std::to_string(first_page + fingerprints.size()) + ", the region has " +
-                              std::to_string(pages));
+                              std::to_string(first_page + fingerprints.size()) +
+                              ", the region has " + std::to_string(pages));
     }
     for (size_t i = 0; i < fingerprints.size(); ++i) {
         const Fingerprint& fingerprint = fingerprints[i];
@@ -240,7 +249,8 @@ Rung Reducer::Impl::add_nonzero(const PageItem& item) {
         source = find_source(item, identity);
     }
     const bool known_place = tags.set(item.key, StagedTags::tag(item.fingerprint));
-    // One place per content: a valid one stays, but a disk block, which changes less, replaces a RAM page.
+    // One place per content: a valid one stays, but a disk block, which changes less, replaces a
+    // RAM page.
     const bool better = !source || (tags.is_disk(item.key) && !tags.is_disk(*source));
     if (options.references && known_place && better) index.insert(identity, item.key);
 
@@ -318,7 +328,8 @@ NakOutcome Reducer::nak(VmId vm, uint64_t sequence, const PageKey& key, Epoch ep
     if (state == impl.vms.end()) return unknown();
     const auto batch = state->second.unacknowledged.find(sequence);
     if (batch == state->second.unacknowledged.end()) return unknown();
-    // From the back: a page added twice to one batch has two tickets, of which only the last may be alive.
+    // From the back: a page added twice to one batch has two tickets, of which only the last may be
+    // alive.
     const auto found =
         std::find_if(batch->second.rbegin(), batch->second.rend(),
                      [&](const Ticket& t) { return t.key == key && t.epoch == epoch; });
@@ -330,8 +341,8 @@ NakOutcome Reducer::nak(VmId vm, uint64_t sequence, const PageKey& key, Epoch ep
         return NakOutcome::superseded;
     }
     const PageSpan page(content, kPageBytes);
-    // The place named did not have the content: believe it no more (unless it was sent anew since), and
-    // learn the place that will.
+    // The place named did not have the content: believe it no more (unless it was sent anew since),
+    // and learn the place that will.
     if (impl.tags.get(ticket.source) == impl.tags.get(key)) impl.tags.set(ticket.source, 0);
     impl.index.insert(impl.hasher(page), key);
     impl.add_literal(lane, key, epoch, page);
@@ -358,6 +369,8 @@ void Reducer::set_zstd_level(int level) {
     for (OpenBatch& batch : impl_->lanes) batch.builder.set_zstd_level(level);
 }
 
-const ReducerStats& Reducer::stats() const { return impl_->stats; }
+const ReducerStats& Reducer::stats() const {
+    return impl_->stats;
+}
 
 }  // namespace evac::dedup

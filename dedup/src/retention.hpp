@@ -1,6 +1,7 @@
 #pragma once
 // The content of pages that went out as references, kept until away has acknowledged their batch.
-// Memory is taken in chunks as needed, up to the limit, and kept for reuse. Owner: the reducer thread.
+// Memory is taken in chunks as needed, up to the limit, and kept for reuse. Owner: the reducer
+// thread.
 #include <cstddef>
 #include <cstdint>
 #include <memory>

@@ -32,7 +32,8 @@ uint32_t StagedTags::tag(const Fingerprint& fingerprint) {
 
 uint32_t StagedTags::get(const Location& location) const {
     const Regions::Region* region = regions_->find(location);
-    return region != nullptr && location.page < region->tags.size() ? region->tags[location.page] : 0;
+    return region != nullptr && location.page < region->tags.size() ? region->tags[location.page]
+                                                                    : 0;
 }
 
 bool StagedTags::set(const Location& location, uint32_t tag) {
@@ -74,7 +75,8 @@ void StagedTags::clear_vm(VmId vm) {
 void StagedTags::forget_vm(VmId vm) {
     const auto found = regions_->vms.find(raw(vm));
     if (found == regions_->vms.end()) return;
-    for (const Regions::Region& region : found->second) bytes_ -= region.tags.size() * sizeof(uint32_t);
+    for (const Regions::Region& region : found->second)
+        bytes_ -= region.tags.size() * sizeof(uint32_t);
     regions_->vms.erase(found);
 }
 

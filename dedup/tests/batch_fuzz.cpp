@@ -1,4 +1,5 @@
-// Hostile batches through the decoder and the expander: no crash, and what is put stays within the limits.
+// Hostile batches through the decoder and the expander: no crash, and what is put stays within the
+// limits.
 #include <cstdlib>
 
 #include "util.hpp"
@@ -19,7 +20,8 @@ struct Checked final : dedup::StagedPages {
         return {};
     }
     Status put_zero(const PageKey& first, Epoch epoch, uint64_t count) override {
-        if (count == 0 || first.page + count > dedup::kLocationPagesMax || raw(epoch) == 0) std::abort();
+        if (count == 0 || first.page + count > dedup::kLocationPagesMax || raw(epoch) == 0)
+            std::abort();
         return {};
     }
     uint64_t puts = 0;
@@ -29,7 +31,8 @@ struct Checked final : dedup::StagedPages {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     static Checked staged;
-    static auto expander = std::move(dedup::Expander::create(dedup::test::make_hasher(), staged)).value();
+    static auto expander =
+        std::move(dedup::Expander::create(dedup::test::make_hasher(), staged)).value();
     staged.puts = 0;
     const auto result = expander->expand({reinterpret_cast<const std::byte*>(data), size});
     if (!result.ok() && staged.puts != 0) std::abort();  // nothing half-applied

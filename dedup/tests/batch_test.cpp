@@ -13,8 +13,12 @@ namespace {
 using test::page_of;
 using test::text_page_of;
 
-BatchBuilder make_builder() { return std::move(BatchBuilder::create(1)).value(); }
-BatchDecoder make_decoder() { return std::move(BatchDecoder::create()).value(); }
+BatchBuilder make_builder() {
+    return std::move(BatchBuilder::create(1)).value();
+}
+BatchDecoder make_decoder() {
+    return std::move(BatchDecoder::create()).value();
+}
 
 PageKey key(uint32_t vm, uint16_t region, uint64_t page) {
     return PageKey{VmId{vm}, RegionId{region}, page};
@@ -45,12 +49,13 @@ Bytes golden_records_batch() {
 
 TEST(Batch, GoldenRecords) {
     Bytes expected = bytes({
-        1, 0, 0, 0, 7, 0, 0, 0,  8, 7, 6, 5, 4, 3, 2, 1,  71, 0, 0, 0, 0, 0, 0, 0,  // header
-        0, 3, 0,                      // GROUP epoch 3 region 0
-        1, 0xc8, 0x01, 2,             // ZERO +100, 2 pages
-        1, 0x67, 1,                   // ZERO 50 = 102 - 52, 1 page
-        0, 0xc8, 0x01, 1,             // GROUP epoch 200 region 1
-        3, 10, 2, 9, 2, 0xd8, 0x04,   // REF +5, 2 pages, source vm 9 region 2 page +300
+        1, 0,    0,    0, 7,  0,    0,    0, 8, 7, 6, 5,
+        4, 3,    2,    1, 71, 0,    0,    0, 0, 0, 0, 0,  // header
+        0, 3,    0,                                       // GROUP epoch 3 region 0
+        1, 0xc8, 0x01, 2,                                 // ZERO +100, 2 pages
+        1, 0x67, 1,                                       // ZERO 50 = 102 - 52, 1 page
+        0, 0xc8, 0x01, 1,                                 // GROUP epoch 200 region 1
+        3, 10,   2,    9, 2,  0xd8, 0x04,  // REF +5, 2 pages, source vm 9 region 2 page +300
     });
     const auto put_identity = [&](uint8_t first) {
         const Identity identity = identity_of(first);
@@ -70,8 +75,8 @@ TEST(Batch, GoldenRawLiterals) {
     const test::Page page = page_of(1);  // random bytes: zstd does not shrink them
     builder.add_literal(key(2, 3, 4), Epoch{5}, page);
     const auto encoded = builder.finish(6);
-    Bytes expected = bytes({1, 0, 1, 0, 2, 0, 0, 0,  6, 0, 0, 0, 0, 0, 0, 0,  6, 0, 0, 0, 0, 16, 0, 0,
-                            0, 5, 3,  2, 8, 1});
+    Bytes expected = bytes({1, 0, 1, 0, 2, 0, 0,  0, 6, 0, 0, 0, 0, 0, 0,
+                            0, 6, 0, 0, 0, 0, 16, 0, 0, 0, 5, 3, 2, 8, 1});
     expected.insert(expected.end(), page.begin(), page.end());
     EXPECT_EQ(encoded.message, expected);
     EXPECT_EQ(encoded.record_bytes, 6u);
@@ -134,16 +139,20 @@ std::vector<Fed> unroll(const BatchContent& content) {
 // A page number that is near, far, or at a limit.
 uint64_t some_page(Random& random) {
     switch (random.below(4)) {
-        case 0: return random.below(kLocationPagesMax);
-        case 1: return kLocationPagesMax - 1 - random.below(3);
-        default: return random.below(20);
+        case 0:
+            return random.below(kLocationPagesMax);
+        case 1:
+            return kLocationPagesMax - 1 - random.below(3);
+        default:
+            return random.below(20);
     }
 }
 
 Fed some_page_to_feed(Random& random, const std::vector<Fed>& before) {
     Fed one{BatchOp(1 + random.below(3)), {}, {}, {}, {}, 0};
     one.key = PageKey{VmId{5}, RegionId(random.below(3)), some_page(random)};
-    one.epoch = random.chance(0.9) ? Epoch{7} : Epoch(random.chance(0.5) ? 0xffffffffu : 1 + random.below(9));
+    one.epoch = random.chance(0.9) ? Epoch{7}
+                                   : Epoch(random.chance(0.5) ? 0xffffffffu : 1 + random.below(9));
     if (random.chance(0.7) && !before.empty()) {  // continue a run
         one = before.back();
         if (one.key.page + 1 < kLocationPagesMax) ++one.key.page;
@@ -167,7 +176,8 @@ TEST(Batch, RoundTripOfRandomBatches) {
         Random random(seed);
         std::vector<Fed> fed;
         const uint64_t wanted = 1 + random.below(seed % 10 == 0 ? 5000 : 60);
-        while (fed.size() < wanted && builder.has_room_for_literal() && builder.has_room_for_reference()) {
+        while (fed.size() < wanted && builder.has_room_for_literal() &&
+               builder.has_room_for_reference()) {
             const Fed one = some_page_to_feed(random, fed);
             if (one.op == BatchOp::zero) builder.add_zero(one.key, one.epoch);
             if (one.op == BatchOp::literal) {
@@ -276,7 +286,8 @@ TEST(Batch, RefusesBadLiterals) {
     expect_corrupt(with_literals(1, frame_of_two), "literals");
     builder.add_literal(key(1, 0, 0), Epoch{1}, text_page_of(1));
     const auto one = builder.finish(1);
-    Bytes frame(one.message.end() - static_cast<std::ptrdiff_t>(one.literal_bytes), one.message.end());
+    Bytes frame(one.message.end() - static_cast<std::ptrdiff_t>(one.literal_bytes),
+                one.message.end());
     BatchContent content;
     EXPECT_TRUE(make_decoder().decode(with_literals(1, frame), content).ok());
     frame.push_back(std::byte{0});

@@ -19,7 +19,9 @@ void* counted_malloc(size_t size, const char*, int) {
     ++openssl_allocations;
     return std::malloc(size);
 }
-void* counted_realloc(void* old, size_t size, const char*, int) { return std::realloc(old, size); }
+void* counted_realloc(void* old, size_t size, const char*, int) {
+    return std::realloc(old, size);
+}
 void counted_free(void* old, const char*, int) {
     openssl_frees += old != nullptr;
     std::free(old);
@@ -42,7 +44,8 @@ std::string hex(const Identity& identity) {
     return out;
 }
 
-// The same values must come out of every other place that fingerprints pages (prestage, storage-sync).
+// The same values must come out of every other place that fingerprints pages (prestage,
+// storage-sync).
 TEST(Fingerprint, GoldenValues) {
     const uint64_t seed = fingerprint_seed(as_byte_span("golden secret of the pair"));
     EXPECT_EQ(seed, 0x89a1f621587ec1e5ULL);

@@ -22,9 +22,10 @@ struct Fixture : testing::Test {
     explicit Fixture(const ReducerOptions& options = {}) {
         NullLogger log;
         index = std::move(Index::open({.directory = "", .table_bytes = 1 << 16}, log)).value();
-        reducer = std::move(Reducer::create(options, test::make_hasher(), *index,
-                                            [this](EncodedBatch&& b) { sent.push_back(std::move(b)); }))
-                      .value();
+        reducer =
+            std::move(Reducer::create(options, test::make_hasher(), *index,
+                                      [this](EncodedBatch&& b) { sent.push_back(std::move(b)); }))
+                .value();
         for (const VmId vm : {kOne, kTwo}) {
             EXPECT_TRUE(reducer->set_region(vm, kRam, RegionKind::main_ram, 10'000).ok());
             EXPECT_TRUE(reducer->set_region(vm, kDisk, RegionKind::disk, 10'000).ok());
@@ -78,7 +79,8 @@ TEST_F(ReducerTest, ChoosesTheRung) {
 
 TEST_F(ReducerTest, StatisticsAddUpToTheMessages) {
     for (uint64_t i = 0; i < 500; ++i) {
-        add(i % 100 < 50 ? kOne : kTwo, i % 3 ? kRam : kDisk, i, i % 5 ? text_page_of(i % 70) : page_of(0));
+        add(i % 100 < 50 ? kOne : kTwo, i % 3 ? kRam : kDisk, i,
+            i % 5 ? text_page_of(i % 70) : page_of(0));
     }
     reducer->flush();
     const ReducerStats& stats = reducer->stats();
@@ -232,7 +234,8 @@ struct SmallRetention : Fixture {
 
 TEST_F(SmallRetention, SendsLiteralsWhenFull) {
     add(kOne, kRam, 0, page_of(1));
-    for (uint64_t i = 1; i <= 3; ++i) EXPECT_EQ(add(kOne, kRam, i, page_of(1)), Rung::reference_same_vm);
+    for (uint64_t i = 1; i <= 3; ++i)
+        EXPECT_EQ(add(kOne, kRam, i, page_of(1)), Rung::reference_same_vm);
     EXPECT_EQ(add(kOne, kRam, 4, page_of(1)), Rung::literal);
     EXPECT_EQ(reducer->stats().literals_for_retention, 1u);
     EXPECT_EQ(reducer->stats().retained_pages, 3u);
@@ -302,7 +305,8 @@ TEST_F(NoReferences, RefusesWhatIsBeyondItsLimits) {
     EXPECT_TRUE(reducer->set_region(kOne, RegionId{5}, RegionKind::disk, 1).ok());
     EXPECT_FALSE(reducer->set_region(kOne, RegionId{64}, RegionKind::disk, 1).ok());
     EXPECT_FALSE(reducer->set_region(kOne, kDisk, RegionKind::disk, kLocationPagesMax + 1).ok());
-    const auto bad = Reducer::create(ReducerOptions{.zstd_level = 20}, test::make_hasher(), *index, {});
+    const auto bad =
+        Reducer::create(ReducerOptions{.zstd_level = 20}, test::make_hasher(), *index, {});
     ASSERT_FALSE(bad.ok());
     EXPECT_NE(bad.error().context.find("zstd_level: 20"), std::string::npos);
 }

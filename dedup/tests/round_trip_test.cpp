@@ -1,5 +1,5 @@
-// Reducer and Expander joined by lanes that reorder against each other, with lies, losses and resets.
-// Property: when everything is quiet, away holds exactly what was fed.
+// Reducer and Expander joined by lanes that reorder against each other, with lies, losses and
+// resets. Property: when everything is quiet, away holds exactly what was fed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,11 +18,14 @@ constexpr uint32_t kVms = 3;
 constexpr uint64_t kPages = 48;
 constexpr uint64_t kContents = 30;
 
-Page content_of(uint64_t id) { return id % 2 == 0 ? page_of(id / 2) : text_page_of(id); }
+Page content_of(uint64_t id) {
+    return id % 2 == 0 ? page_of(id / 2) : text_page_of(id);
+}
 
 // Away's bookkeeping as storage keeps it: a put settles what was owed for the page.
 struct OwingStaged : test::MemoryStaged {
-    Status put(const PageKey& key, Epoch epoch, std::span<const std::byte, kPageBytes> page) override {
+    Status put(const PageKey& key, Epoch epoch,
+               std::span<const std::byte, kPageBytes> page) override {
         const auto owing = owed.find(key);
         if (owing != owed.end() && owing->second <= epoch) owed.erase(owing);
         return MemoryStaged::put(key, epoch, page);
@@ -44,7 +47,8 @@ class World {
                        .value();
         expander_ = std::move(Expander::create(test::make_hasher(), away_)).value();
         for (uint32_t vm = 0; vm < kVms; ++vm) {
-            EXPECT_TRUE(reducer_->set_region(VmId{vm}, RegionId{0}, RegionKind::main_ram, kPages).ok());
+            EXPECT_TRUE(
+                reducer_->set_region(VmId{vm}, RegionId{0}, RegionKind::main_ram, kPages).ok());
             EXPECT_TRUE(reducer_->set_region(VmId{vm}, RegionId{1}, RegionKind::disk, kPages).ok());
         }
         for (uint64_t id = 0; id < kContents; ++id) contents_.push_back(content_of(id));
@@ -76,7 +80,8 @@ class World {
             reducer_->flush();
             deliver();
             answer();
-            if (answers_.empty() && std::ranges::all_of(lanes_, [](auto& l) { return l.empty(); }) &&
+            if (answers_.empty() &&
+                std::ranges::all_of(lanes_, [](auto& l) { return l.empty(); }) &&
                 open_pages() == 0) {
                 break;
             }
@@ -106,7 +111,8 @@ class World {
     };
 
     PageKey some_key() {
-        return PageKey{VmId(random_.below(kVms)), RegionId(random_.below(2)), random_.below(kPages)};
+        return PageKey{VmId(random_.below(kVms)), RegionId(random_.below(2)),
+                       random_.below(kPages)};
     }
     uint64_t open_pages() const {
         uint64_t pages = 0;
@@ -159,15 +165,16 @@ class World {
         }
         reducer_->acknowledge(expanded.vm, expanded.sequence);
     }
-    // Plants a wrong hint that passes all of home's checks: some place, at away holding anything, is said
-    // to have some content, in the index and in the tags alike.
+    // Plants a wrong hint that passes all of home's checks: some place, at away holding anything,
+    // is said to have some content, in the index and in the tags alike.
     void lie() {
         const Location place = some_key();
         const uint64_t id = 1 + random_.below(kContents - 1);
         index_->insert(hasher_(contents_[id]), place);
         if (random_.chance(0.3)) return;  // the tags tell the truth
         const Fingerprint fingerprint = fingerprint_of(id);
-        ASSERT_TRUE(reducer_->load_tags(place.vm, place.region, place.page, {&fingerprint, 1}).ok());
+        ASSERT_TRUE(
+            reducer_->load_tags(place.vm, place.region, place.page, {&fingerprint, 1}).ok());
     }
     // New handshake: what is in flight is lost, home reloads from away and sends what differs.
     void lose_session() {
@@ -185,14 +192,16 @@ class World {
             if (at == away_.pages.end() || at->second.second != contents_[id]) feed(key, id);
         }
     }
-    // A VM is removed and enrolled anew under its old number, which never happens but must be harmless.
+    // A VM is removed and enrolled anew under its old number, which never happens but must be
+    // harmless.
     void forget_one() {
         const auto vm = VmId(random_.below(kVms));
         const auto of_vm = [vm](const auto& entry) { return entry.first.vm == vm; };
         std::erase_if(fed_, of_vm);
         std::erase_if(away_.pages, of_vm);
         std::erase_if(away_.owed, of_vm);
-        for (auto& lane : lanes_) std::erase_if(lane, [vm](const auto& batch) { return batch.vm == vm; });
+        for (auto& lane : lanes_)
+            std::erase_if(lane, [vm](const auto& batch) { return batch.vm == vm; });
         std::erase_if(answers_, [vm](const auto& answer) { return answer.expanded.vm == vm; });
         reducer_->forget_vm(vm);
         EXPECT_TRUE(reducer_->set_region(vm, RegionId{0}, RegionKind::main_ram, kPages).ok());
@@ -254,7 +263,8 @@ struct Away {
     std::unique_ptr<Expander> expander;
 };
 
-// The canary of the whole design: a crafted identity, or an identity under another secret, puts nothing.
+// The canary of the whole design: a crafted identity, or an identity under another secret, puts
+// nothing.
 TEST(Expander, BelievesContentOnly) {
     Away away;
     const PageKey source{VmId{1}, RegionId{0}, 1};

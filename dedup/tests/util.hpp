@@ -1,5 +1,7 @@
 #pragma once
 // Shared by dedup's tests: pages, secrets, an in-memory StagedPages.
+#include <unistd.h>
+
 #include <array>
 #include <cstring>
 #include <filesystem>
@@ -7,8 +9,6 @@
 #include <random>
 #include <set>
 #include <string>
-
-#include <unistd.h>
 
 #include "evac/core/random.hpp"
 #include "evac/dedup/expander.hpp"
@@ -50,12 +50,15 @@ class MemoryStaged : public StagedPages {
   public:
     Status read(const PageKey& key, std::span<std::byte, kPageBytes> out) override {
         const auto at = pages.find(key);
-        if (at == pages.end() || unreadable.contains(key)) return make_error(Errc::not_found, "page");
+        if (at == pages.end() || unreadable.contains(key))
+            return make_error(Errc::not_found, "page");
         std::memcpy(out.data(), at->second.second.data(), kPageBytes);
         return {};
     }
-    Status put(const PageKey& key, Epoch epoch, std::span<const std::byte, kPageBytes> page) override {
-        if (key.page >= page_limit) return make_error(Errc::invalid_argument, "page outside region");
+    Status put(const PageKey& key, Epoch epoch,
+               std::span<const std::byte, kPageBytes> page) override {
+        if (key.page >= page_limit)
+            return make_error(Errc::invalid_argument, "page outside region");
         auto& [held_epoch, held] = pages[key];
         if (held_epoch > epoch) return {};
         held_epoch = epoch;
@@ -81,7 +84,8 @@ class MemoryStaged : public StagedPages {
 class TempDirectory {
   public:
     TempDirectory() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "evac_dedup_XXXXXX").string();
+        std::string pattern =
+            (std::filesystem::temp_directory_path() / "evac_dedup_XXXXXX").string();
         path_ = mkdtemp(pattern.data());
     }
     ~TempDirectory() { std::filesystem::remove_all(path_); }

@@ -43,6 +43,7 @@ class Search {
     std::vector<uint32_t> to_horizon(std::vector<uint32_t> order, double start_s, double share);
     void freeze_for_deadline(std::vector<uint32_t>& order);
     void unfreeze(std::vector<uint32_t>& order, double weight);
+    void offer_rules(std::vector<uint32_t>& order);
     void polish(std::vector<uint32_t>& order);
     bool polish_all(std::vector<uint32_t>& order, Score& score);
     bool polish_critical(std::vector<uint32_t>& order, Score& score);
@@ -120,10 +121,6 @@ std::vector<uint32_t> Search::by_deadline(std::vector<uint32_t> all, double shar
     seq.improve(order, {0, due, turns(share * 0.2)});
     Score best = score(order);
     if (all.size() >= order.size()) offer(order, best, std::move(all));
-    for (const Policy policy : {Policy::priority, Policy::priority_per_second}) {
-        if (order.size() < input_.going.size() || effort_.cut) break;
-        offer(order, best, seq.legal_order(input_.going, policy_keys(seq, input_.going, policy)));
-    }
     return order;
 }
 
@@ -346,10 +343,24 @@ void Search::polish(std::vector<uint32_t>& order) {
     if (all && !exact_) restart_small(order, best);
 }
 
+// No plan is worse than a simple rule's. (fifo is not among them: the plan would depend on the order in which
+// VMs are listed.)
+void Search::offer_rules(std::vector<uint32_t>& order) {
+    if (exact_ || order.size() < input_.going.size() || effort_.cut) return;
+    Sequencer seq = sequencer();
+    Score best = score(order);
+    for (const Policy policy :
+         {Policy::shortest_first, Policy::ratio, Policy::priority, Policy::priority_per_second}) {
+        offer(order, best, seq.legal_order(input_.going, policy_keys(seq, input_.going, policy)));
+    }
+}
+
 Arrangement Search::run() {
     std::vector<uint32_t> order = arrange(1.0);
+    offer_rules(order);
     if (std::isfinite(model_.deadline_s())) freeze_for_deadline(order);
     polish(order);
+    offer_rules(order);
     Arrangement out{order, passes_max_, exact_, std::nullopt};
     if (exact_) {
         Sequencer seq = sequencer();

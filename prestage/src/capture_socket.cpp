@@ -100,4 +100,13 @@ Status drain(int fd, const Clock& clock, const WaitLimits& limits, const std::fu
     }
 }
 
+void abandon(UniqueFd& stream) {
+    if (!stream.valid()) return;
+    ::shutdown(stream.get(), SHUT_RD);
+    pollfd waiter{stream.get(), 0, 0};  // POLLHUP is always reported: the other side is closed
+    while (::poll(&waiter, 1, kAbandonMs) < 0 && errno == EINTR) {
+    }
+    stream.reset();
+}
+
 }  // namespace evac::prestage

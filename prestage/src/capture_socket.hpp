@@ -47,4 +47,10 @@ class CaptureSocket {
 Status drain(int fd, const Clock& clock, const WaitLimits& limits, const std::function<Result<bool>(ByteSpan)>& take,
              const std::function<void()>& idle);
 
+// Ends a stream before its end: QEMU's writes fail from now on, and this returns when QEMU has closed its side (or after
+// kAbandonMs). That matters: QEMU 7.2 reports `failed` before it has cleaned up (taken off the write protection), and a
+// migration begun in between breaks both. The descriptor is closed.
+inline constexpr int kAbandonMs = 5'000;
+void abandon(UniqueFd& stream);
+
 }  // namespace evac::prestage

@@ -215,7 +215,9 @@ Result<std::vector<RamBlock>> read_block_list(qmp::Client& client, CaptureSocket
         EVAC_TRY(parser.push(chunk));
         return !parser.ram_setup_seen();
     };
-    EVAC_TRY(drain(stream->get(), clock, limits, take, [] {}));
+    const Status drained = drain(stream->get(), clock, limits, take, [] {});
+    abandon(*stream);
+    EVAC_TRY(drained);
     if (list.blocks_.empty()) return make_error(Errc::io, "the migration stream ended before the list of RAM blocks");
     return std::move(list.blocks_);
 }

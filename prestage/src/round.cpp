@@ -16,7 +16,9 @@ using qmp::Json;
 
 constexpr int kStopMs = 10'000;
 constexpr int kEventMs = 2'000;             // for an event of something that has happened already
+constexpr int kConnectMs = 5'000;           // from `migrate` to its connection
 constexpr int kCompletionMs = 30'000;       // from the end of the stream to `completed`
+constexpr uint64_t kDiscardNs = 30 * kNsPerSecond;  // to read a background snapshot that is of no use any more
 constexpr uint64_t kSelfResumeNs = 100 * kNsPerMs;  // after the first page; then we say cont (newer QEMUs, see below)
 
 // Sends what the catalogue does not know to the sink, and keeps count of which pages came.
@@ -126,13 +128,13 @@ class Round {
     Result<RoundResult> run() {
         EVAC_TRY(check_state());
         Status outcome = capture();
-        stream_.reset();  // before any wait for the monitor: QEMU may be blocked on it
         if (outcome.ok()) {
             result_.duration_ns = clock_.now_ns() - start_ns_;
             return std::move(result_);
         }
         Error error = outcome.error();
         if (!touched_) return error;
+        abandon(stream_);  // before any wait for the monitor: QEMU's main loop may be waiting for its stream
         const Status recovered = recover(client_, was_running_, saved_, clock_, log_, kRecoveryMs);
         if (!recovered.ok()) {
             error.context += std::string("; AND THE GUEST COULD NOT BE BROUGHT BACK") +
@@ -173,7 +175,9 @@ class Round {
         EVAC_TRY(stop_guest());
         EVAC_TRY(limits_.check(clock_.now_ns(), clock_.now_ns()));
         EVAC_TRY(client_.execute("migrate", Json{{"uri", socket->uri()}}));
-        auto stream = socket->accept(clock_, limits_, [this] { return check_not_over(client_); });
+        WaitLimits accept_limits = limits_;
+        if (snapshot) accept_limits.cancel = nullptr;  // see discard_rest()
+        auto stream = socket->accept(clock_, accept_limits, [this] { return check_not_over(client_); });
         if (!stream.ok()) return stream.error();
         stream_ = std::move(stream).value();
         EVAC_TRY(read_stream());
@@ -211,6 +215,7 @@ class Round {
             return true;
         };
         const Status drained = drain(stream_.get(), clock_, limits_, take, [&] { watch_resume(parser); });
+        if (!drained.ok() && options_.method == RoundMethod::sealed_live) discard_rest();
         stream_.reset();
         EVAC_TRY(drained);
         auto device_state = parser.finish();
@@ -219,6 +224,19 @@ class Round {
         result_.stream_bytes = parser.stream_bytes();
         result_.pages_missing = filter_.missing();
         return {};
+    }
+
+    // A background snapshot that is broken off can leave QEMU 7.2's write protection in place, with the vCPU waiting in a
+    // fault that nobody resolves (seen here: the next `stop` never returned). Reading it to its end costs a second at
+    // most and never does that; migrate_cancel is for what does not end by itself.
+    void discard_rest() {
+        WaitLimits limits;
+        limits.deadline_ns = clock_.now_ns() + kDiscardNs;
+        limits.silence_ns = limits_.silence_ns;
+        const auto ignore = [](ByteSpan) -> Result<bool> { return true; };
+        const Status ended = drain(stream_.get(), clock_, limits, ignore, [] {});
+        if (!ended.ok()) return;  // recover() cancels
+        static_cast<void>(await_migration_end(client_, false, clock_, limits.deadline_ns).ok());
     }
 
     // Between two reads: picks up RESUME without waiting for it. From QEMU 8.2 on [not tried here] a background snapshot

@@ -85,6 +85,15 @@ class Qemu {
         ::waitpid(pid_, nullptr, 0);
         pid_ = 0;
     }
+    // Mappings that userfaultfd still write-protects: a guest that writes there would hang for good.
+    int protected_mappings() const {
+        std::ifstream maps("/proc/" + std::to_string(pid_) + "/smaps");
+        int count = 0;
+        for (std::string line; std::getline(maps, line);) {
+            count += line.starts_with("VmFlags:") && line.find(" uw") != std::string::npos ? 1 : 0;
+        }
+        return count;
+    }
     const std::string& qmp_path() const { return qmp_path_; }
 
     static void nap_ms(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }

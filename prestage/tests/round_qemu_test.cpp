@@ -56,6 +56,7 @@ class RoundTest : public ::testing::Test {
         EXPECT_NE(after, before);
         EXPECT_EQ(settings(), settings_);
         EXPECT_EQ(sockets_left(), 0);
+        EXPECT_EQ(qemu_.protected_mappings(), 0);
     }
     int sockets_left() {
         return static_cast<int>(std::ranges::count_if(std::filesystem::directory_iterator(dir_.path()), [](const auto& e) {
@@ -317,7 +318,9 @@ TEST_F(RoundTest, LostMonitorResumesTheGuest) {
 TEST_F(RoundTest, DeadQemuIsAnErrorNotAHang) {
     const uint64_t start = store_->calls;
     store_->on_page = [&] {
-        if (store_->calls == start + 500) qemu_.kill_now();
+        if (store_->calls != start + 500) return;
+        EXPECT_GT(qemu_.protected_mappings(), 0);  // the check of the other tests can fail
+        qemu_.kill_now();
     };
     const auto result = run(options(RoundMethod::sealed_live));
     ASSERT_FALSE(result.ok());

@@ -265,6 +265,26 @@ TEST_F(Capturing, SurveyNamesDisksAndSkipsTheRest) {
     EXPECT_TRUE(survey_.refused.empty());
 }
 
+TEST_F(Capturing, DiskUnderAForeignJobIsRefused) {
+    std::ofstream(path("other.raw")).close();
+    fs::resize_file(path("other.raw"), kDisk0Bytes);
+    const Json file{{"driver", "file"}, {"filename", path("other.raw")}};
+    ASSERT_TRUE(
+        hand_->execute("blockdev-add", {{"driver", "raw"}, {"node-name", "other"}, {"file", file}})
+            .ok());
+    const Json job{
+        {"job-id", "theirs"}, {"device", "disk0"}, {"target", "other"}, {"sync", "none"}};
+    ASSERT_TRUE(hand_->execute("blockdev-backup", job).ok());
+    auto survey = survey_disks(*hand_);
+    ASSERT_TRUE(survey.ok()) << survey.error().message();
+    ASSERT_EQ(survey->refused.size(), 1u);
+    EXPECT_EQ(survey->refused[0].name, "vd0");
+    EXPECT_NE(survey->refused[0].reason.find("block job"), std::string::npos);
+    EXPECT_EQ(survey->disks.size(), 1u);
+    ASSERT_TRUE(recover_disks(*client_, {.run_dir = folder_, .tag = "vm1"}, log_).ok());
+    EXPECT_EQ(hand_->execute("query-jobs")->size(), 1u) << "a foreign job was ended";
+}
+
 TEST_F(Capturing, FirstSyncEqualsTheImageAndReadsOnlyWhatIsAllocated) {
     guest(0, "write -P 1 64k 192k");
     guest(0, "write -P 2 5M 4k");

@@ -405,13 +405,13 @@ void sweep(Fault fault, uint64_t scripts) {
 }
 
 TEST(StagedCrash, ProcessCrashAtEveryOperation) {
-    sweep(Fault::process_crash, 8);
+    sweep(Fault::process_crash, 5);
 }
 TEST(StagedCrash, PowerLossAtEveryOperation) {
-    sweep(Fault::power_loss, 8);
+    sweep(Fault::power_loss, 5);
 }
 TEST(StagedCrash, IoErrorAtEveryOperation) {
-    sweep(Fault::io_error, 8);
+    sweep(Fault::io_error, 5);
 }
 
 // The checks above would notice: with a sync that does nothing, power losses must show.

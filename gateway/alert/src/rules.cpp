@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 namespace evac::alert {
 namespace {
@@ -68,9 +69,32 @@ bool intensity_reached(const Rule& rule, const std::optional<Position>& site, co
     return false;
 }
 
+bool area_named(const Rule& rule, const Alert& alert) {
+    for (const auto& area : alert.areas) {
+        if (std::find(rule.areas.begin(), rule.areas.end(), area.code) != rule.areas.end()) return true;
+    }
+    return false;
+}
+
+bool in_shape(const std::optional<Position>& site, const Alert& alert) {
+    if (!site) return false;
+    for (const auto& polygon : alert.polygons) {
+        if (inside(polygon, *site)) return true;
+    }
+    for (const auto& circle : alert.circles) {
+        if (distance_km(*site, circle.centre) <= circle.radius_km) return true;
+    }
+    return false;
+}
+
 bool applies(const Rule& rule, const std::optional<Position>& site, const Alert& alert, std::string& why) {
     if (rule.source && *rule.source != alert.source) return false;
-    if (rule.min_magnitude > 0 && (!alert.magnitude || alert.assumed_hypocentre || *alert.magnitude < rule.min_magnitude)) {
+    if (alert.urgency == "Past" || alert.certainty == "Unlikely") {
+        why = "past, unlikely or all clear";
+        return false;
+    }
+    if (rule.min_magnitude > 0 &&
+        (!alert.magnitude || alert.assumed_hypocentre || *alert.magnitude < rule.min_magnitude)) {
         why = "magnitude below " + one_decimal(rule.min_magnitude) + " or not given";
         return false;
     }
@@ -84,15 +108,16 @@ bool applies(const Rule& rule, const std::optional<Position>& site, const Alert&
         // CAP has no intensity: its area must hold the site, and its severity must be Severe or Extreme.
         if (alert.source == Source::cap) {
             const bool severe = alert.severity == "Severe" || alert.severity == "Extreme";
-            bool here = false;
-            for (const auto& polygon : alert.polygons) here = here || (site && inside(polygon, *site));
-            for (const auto& area : alert.areas) {
-                here = here || std::find(rule.areas.begin(), rule.areas.end(), area.code) != rule.areas.end();
-            }
-            why = "CAP severity " + alert.severity + (here ? ", the site is in its area" : ", the site is outside its area");
+            const bool here = area_named(rule, alert) || in_shape(site, alert);
+            why = "CAP severity " + alert.severity +
+                  (here ? ", the site is in its area" : ", the site is outside its area");
             return severe && here;
         }
         return intensity_reached(rule, site, alert, why);
+    }
+    if (!rule.areas.empty() && !area_named(rule, alert) && !in_shape(site, alert)) {
+        why = "none of the rule's areas is named";
+        return false;
     }
     why = alert.source == Source::power ? "power event " + alert.power_event : std::string("rule without an intensity");
     return true;
@@ -128,53 +153,148 @@ double estimated_intensity(double magnitude_jma, double depth_km, double epicent
     return 2.68 + 1.72 * std::log10(pgv);
 }
 
-void RuleEngine::remember(const std::string& telegram) {
-    if (telegram.empty() || !telegrams_.insert(telegram).second) return;
-    telegram_order_.push_back(telegram);
-    if (telegram_order_.size() > kTelegramsMax) {
-        telegrams_.erase(telegram_order_.front());
-        telegram_order_.pop_front();
+void RuleEngine::Telegrams::add(const std::string& telegram) {
+    if (telegram.empty() || !known.insert(telegram).second) return;
+    order.push_back(telegram);
+    if (order.size() > kTelegramsMax) {
+        known.erase(order.front());
+        order.pop_front();
+    }
+}
+
+// A CAP message may refer to the last update only: follow what is known, rather one that was acted on.
+std::string RuleEngine::Memory::event_of(const Alert& alert) const {
+    std::string found = alert.event_id;
+    bool known = false;
+    for (const auto& message : alert.references) {
+        const auto entry = event_of_message.find(message);
+        if (entry == event_of_message.end()) continue;
+        if (events.at(entry->second).acted != Action::none) return entry->second;
+        if (!known) found = entry->second;
+        known = true;
+    }
+    return found;
+}
+
+RuleEngine::Event& RuleEngine::Memory::event(const std::string& id) {
+    const auto found = events.find(id);
+    if (found != events.end()) return found->second;
+    if (order.size() >= kEventsMax) {
+        auto oldest = std::find_if(order.begin(), order.end(),
+                                   [this](const auto& name) { return events.at(name).acted == Action::none; });
+        if (oldest == order.end()) oldest = order.begin();
+        for (const auto& message : events.at(*oldest).messages) event_of_message.erase(message);
+        events.erase(*oldest);
+        order.erase(oldest);
+    }
+    order.push_back(id);
+    return events[id];
+}
+
+void RuleEngine::remember(const std::string& telegram) { live_.telegrams.add(telegram); }
+
+void RuleEngine::remember_action(const std::string& event_id, Action action) {
+    if (action == Action::arm || action == Action::evacuate) {
+        Event& event = live_.event(event_id);
+        event.acted = std::max(event.acted, action);
+    } else if (action == Action::cancel) {
+        Event& event = live_.event(event_id);
+        event.acted = Action::none;
+        event.cancelled = true;
     }
 }
 
 Decision RuleEngine::decide(const Alert& alert, int64_t now_unix_s) {
-    Decision decision;
-    // Exercises and tests live in names of their own: whatever they say, they never meet a live event.
     const bool live = alert.reality == Reality::actual;
-    const std::string scope = live ? "" : std::string(to_string(alert.reality)) + "/";
-    decision.event_id = scope + alert.event_id;
-    if (telegrams_.count(alert.telegram) != 0) {
+    Memory& memory = live ? live_ : drills_;
+    Decision decision;
+    const std::string id = memory.event_of(alert);
+    decision.event_id = live ? id : std::string(to_string(alert.reality)) + "/" + id;
+    if (live_.telegrams.known.count(alert.telegram) + drills_.telegrams.known.count(alert.telegram) != 0) {
         decision.duplicate = true;
         decision.reason = "seen before";
         return decision;
     }
-    remember(alert.telegram);
+    memory.telegrams.add(alert.telegram);
     if (alert.reality == Reality::test) {
         decision.reason = "a test never acts";
         return decision;
     }
-    if (events_.count(decision.event_id) == 0) {
-        event_order_.push_back(decision.event_id);
-        if (event_order_.size() > kEventsMax) {
-            events_.erase(event_order_.front());
-            event_order_.pop_front();
+    Event& event = memory.event(id);
+    if (!alert.message.empty() && event.messages.size() < kMessagesMax &&
+        memory.event_of_message.emplace(alert.message, id).second) {
+        event.messages.push_back(alert.message);
+    }
+    judge(alert, event, now_unix_s, decision);
+    return decision;
+}
+
+void RuleEngine::judge(const Alert& alert, Event& event, int64_t now_unix_s, Decision& decision) {
+    const bool live = alert.reality == Reality::actual;
+    const bool cancels = alert.kind == Kind::cancel;
+    if (event.serials.size() < kTypesMax || event.serials.count(alert.type) != 0) {
+        Newest& newest = event.serials[alert.type];
+        const bool older = alert.serial < newest.serial || (alert.serial == newest.serial && newest.cancelled && !cancels);
+        if (alert.serial != 0 && older) {
+            decision.reason = "older than what came before (serial " + std::to_string(alert.serial) + " after " +
+                              std::to_string(newest.serial) + (newest.cancelled ? ", a cancel)" : ")");
+            return;
+        }
+        newest = {std::max(newest.serial, alert.serial), cancels};
+    }
+    if (cancels) return cancel(alert, event, decision);
+    // CAP has no serials, and a delivery that is tried again may come after its cancel; a new danger has a new message.
+    if (event.cancelled && alert.source == Source::cap) {
+        decision.reason = "cancelled before it came";
+        return;
+    }
+    if (alert.expires_unix_s && *alert.expires_unix_s + kExpiryGraceS < now_unix_s) {
+        decision.reason = "expired " + std::to_string(now_unix_s - *alert.expires_unix_s) + " s ago";
+        return;
+    }
+    event.cancelled = false;
+    Action wanted = Action::none;
+    std::tie(wanted, decision.reason) = strongest_rule(alert);
+    if (wanted == Action::none) return;
+    if (wanted == Action::evacuate && rules_.sources_needed > 1) {
+        // Sources name the same earthquake differently: what calls within the window counts, whatever its name.
+        std::erase_if(calls_, [now_unix_s](const auto& c) { return now_unix_s - c.second.unix_s > kSourcesWindowS; });
+        if (live) calls_[alert.source] = {now_unix_s, decision.event_id};
+        if (static_cast<int>(calls_.size()) < rules_.sources_needed) {
+            decision.reason += "; " + std::to_string(calls_.size()) + " of " + std::to_string(rules_.sources_needed) +
+                               " sources call for it: armed";
+            wanted = Action::arm;
         }
     }
-    Event& event = events_[decision.event_id];
-    if (alert.kind == Kind::cancel) {
-        decision.action = !live ? Action::exercise : event.acted == Action::none ? Action::none : Action::cancel;
-        decision.reason = event.acted == Action::none ? "cancelled before anything was done" : "the source cancels it";
-        event.acted = Action::none;
-        return decision;
+    if (!live) {
+        decision.action = Action::exercise;
+        decision.reason = std::string("exercise: would ") + to_string(wanted) + ": " + decision.reason;
+        return;
     }
-    // Serials count per telegram type: the title stands for the type.
-    uint32_t& newest = event.serials[alert.source == Source::jma ? "jma/" + alert.title : to_string(alert.source)];
-    if (alert.serial != 0 && alert.serial < newest) {
-        decision.reason = "older than what came before (serial " + std::to_string(alert.serial) + " after " +
-                          std::to_string(newest) + ")";
-        return decision;
+    if (wanted <= event.acted) {
+        decision.reason = (event.acted == Action::arm ? "already armed: " : "already evacuating: ") + decision.reason;
+        return;
     }
-    newest = std::max(newest, alert.serial);
+    event.acted = wanted;
+    decision.action = wanted;
+}
+
+void RuleEngine::cancel(const Alert& alert, Event& event, Decision& decision) {
+    event.cancelled = true;
+    if (alert.reality != Reality::actual) {
+        decision.action = Action::exercise;
+        decision.reason = "exercise: would cancel";
+        return;
+    }
+    // A source that has taken its word back is no second source for another one.
+    std::erase_if(calls_, [&](const auto& call) { return call.second.event_id == decision.event_id; });
+    decision.action = event.acted == Action::none ? Action::none : Action::cancel;
+    decision.reason = event.acted == Action::none ? "cancelled before anything was done" : "the source cancels it";
+    event.acted = Action::none;
+}
+
+// The greatest action of the rules that apply, with the comparison that led there.
+std::pair<Action, std::string> RuleEngine::strongest_rule(const Alert& alert) const {
     Action wanted = Action::none;
     std::string why = "no rule for source " + std::string(to_string(alert.source));
     for (const Rule& rule : rules_.rules) {
@@ -188,30 +308,7 @@ Decision RuleEngine::decide(const Alert& alert, int64_t now_unix_s) {
             why = reason;
         }
     }
-    decision.reason = why;
-    if (wanted == Action::none) return decision;
-    if (wanted == Action::evacuate && rules_.sources_needed > 1) {
-        // Sources name the same earthquake differently: what calls within the window counts, whatever its name.
-        std::erase_if(calls_, [now_unix_s](const auto& call) { return now_unix_s - call.second > kSourcesWindowS; });
-        if (live) calls_[alert.source] = now_unix_s;
-        if (static_cast<int>(calls_.size()) < rules_.sources_needed) {
-            decision.reason += "; " + std::to_string(calls_.size()) + " of " + std::to_string(rules_.sources_needed) +
-                               " sources call for it: armed";
-            wanted = Action::arm;
-        }
-    }
-    if (!live) {
-        decision.action = Action::exercise;
-        decision.reason = std::string("exercise: would ") + to_string(wanted) + ": " + decision.reason;
-        return decision;
-    }
-    if (wanted <= event.acted) {
-        decision.reason = "already " + std::string(to_string(event.acted)) + "d: " + decision.reason;
-        return decision;
-    }
-    event.acted = wanted;
-    decision.action = wanted;
-    return decision;
+    return {wanted, why};
 }
 
 }  // namespace evac::alert

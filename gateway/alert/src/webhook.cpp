@@ -1,14 +1,17 @@
 #include "evac/alert/webhook.hpp"
 
+#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <array>
 #include <charconv>
-#include <fstream>
 #include <vector>
+
+#include "evac/core/unique_fd.hpp"
 
 namespace evac::alert {
 namespace {
@@ -19,15 +22,21 @@ constexpr size_t kKeyBytesMax = 64;
 constexpr size_t kHeaderBytesMax = 2048;
 constexpr size_t kSignaturesMax = 16;
 
+constexpr size_t kSecretFileBytesMax = 1024;
+
+// Empty = not base64. EVP_DecodeBlock alone takes blanks around the text and "=" inside it as zeros.
 std::vector<unsigned char> decode_base64(std::string_view text) {
     if (text.empty() || text.size() % 4 != 0) return {};
+    const std::string_view digits = text.substr(0, text.size() - (text.ends_with("==") ? 2 : text.ends_with('=') ? 1 : 0));
+    if (digits.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/") !=
+        std::string_view::npos) {
+        return {};
+    }
     std::vector<unsigned char> out(text.size() / 4 * 3);
     const int size = EVP_DecodeBlock(out.data(), reinterpret_cast<const unsigned char*>(text.data()),
                                      static_cast<int>(text.size()));
     if (size < 0) return {};
-    size_t padding = 0;
-    while (padding < 2 && text[text.size() - 1 - padding] == '=') ++padding;
-    out.resize(static_cast<size_t>(size) - padding);
+    out.resize(static_cast<size_t>(size) - (text.size() - digits.size()));
     return out;
 }
 
@@ -51,6 +60,8 @@ Status verify_webhook(const WebhookHeaders& headers, std::string_view body, std:
     auto key = key_of(secret);
     EVAC_TRY(key);
     if (headers.id.empty() || headers.id.size() > kHeaderBytesMax) return refused("webhook-id: missing or too long");
+    // The dot parts the signed content: with one in the id, bytes could move between id, timestamp and body.
+    if (headers.id.find('.') != std::string::npos) return refused("webhook-id: must not hold a \".\"");
     if (headers.signature.empty() || headers.signature.size() > kHeaderBytesMax) {
         return refused("webhook-signature: missing or too long");
     }
@@ -89,16 +100,22 @@ Status verify_webhook(const WebhookHeaders& headers, std::string_view body, std:
 }
 
 Result<std::string> load_webhook_secret(const std::string& path) {
+    const std::string field = "webhook.secret_file '" + path + "'";
+    const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (!file.valid()) return io_error(field);
     struct stat info {};
-    if (::stat(path.c_str(), &info) != 0) return io_error("webhook.secret_file '" + path + "'");
+    if (::fstat(file.get(), &info) != 0) return io_error(field);
+    if (!S_ISREG(info.st_mode)) return make_error(Errc::invalid_argument, field + ": a regular file is accepted");
     if ((info.st_mode & 077) != 0) {
-        return make_error(Errc::refused, "webhook.secret_file '" + path + "': others may read it; mode 0600 is accepted");
+        return make_error(Errc::refused, field + ": others may read it; mode 0600 is accepted");
     }
-    std::ifstream file(path);
-    std::string secret;
-    file >> secret;
+    std::string secret(kSecretFileBytesMax + 1, '\0');
+    const ssize_t size = ::read(file.get(), secret.data(), secret.size());
+    if (size < 0) return io_error(field);
+    secret.resize(static_cast<size_t>(size));
+    secret.erase(secret.find_last_not_of(" \t\r\n") + 1);
     auto key = key_of(secret);
-    if (!key.ok()) return make_error(key.error().code, "webhook.secret_file '" + path + "': " + key.error().context);
+    if (!key.ok()) return make_error(key.error().code, field + ": " + key.error().context);
     return secret;
 }
 

@@ -37,34 +37,51 @@ struct LandingOutcome {
     std::string text;
 };
 
-// A landing that failed before `cont` certainly never ran; its process is ended before that is said.
-LandingOutcome fail_landing(landing::Lander& lander, const std::string& text) {
-    const Status killed = lander.kill();
-    if (!killed.ok()) return {AwayEventKind::landing_lost, text + "; " + killed.error().message()};
+// Written before the first `cont` of a landing and removed when its process has been ended before that: says that the
+// guest may have run, whatever became of its process since.
+std::string marker_of(const std::string& dir) { return dir + "/may-have-run"; }
+bool marked(const std::string& dir) { return std::filesystem::exists(marker_of(dir)); }
+
+// Ends a landing that did not come about. Whether a QEMU of this VM is there is found out, never assumed: a daemon
+// before this one may have started it.
+LandingOutcome end_landing(landing::Lander* lander, const std::string& dir, const std::string& text) {
+    if (lander == nullptr) {
+        if (marked(dir)) return {AwayEventKind::landing_lost, text};
+        return {AwayEventKind::landing_failed, text};
+    }
+    if (lander->monitor() != nullptr || lander->attach().ok()) {
+        const auto state = lander->run_state();
+        if (state.ok() && *state == "running") return {AwayEventKind::landed, {}};
+    }
+    const bool may_have_run = marked(dir);
+    const Status killed = lander->kill();
+    if (!killed.ok() || may_have_run) {
+        return {AwayEventKind::landing_lost, text + (killed.ok() ? "" : "; " + killed.error().message())};
+    }
     return {AwayEventKind::landing_failed, text};
 }
 
-LandingOutcome land(landing::Lander& lander, const landing::LandingState& state,
+LandingOutcome land(landing::Lander& lander, const std::string& dir, const landing::LandingState& state,
                     const std::vector<landing::SmallBlock>& blocks, bool paused) {
     if (lander.monitor() == nullptr && !lander.attach().ok()) {
+        // A guest that may have run is not rolled back to the recovery point by starting it again.
+        if (marked(dir)) return {AwayEventKind::landing_lost, "its process, which may have run, is gone"};
         const Status launched = lander.launch();
-        if (!launched.ok()) return fail_landing(lander, launched.error().message());
+        if (!launched.ok()) return end_landing(&lander, dir, launched.error().message());
     }
     auto run_state = lander.run_state();
-    if (!run_state.ok()) return fail_landing(lander, run_state.error().message());
+    if (!run_state.ok()) return end_landing(&lander, dir, run_state.error().message());
     if (*run_state == "running") return {AwayEventKind::landed, {}};
     if (*run_state == "inmigrate") {
         const Status loaded = lander.load(state, blocks);
-        if (!loaded.ok()) return fail_landing(lander, loaded.error().message());
+        if (!loaded.ok()) return end_landing(&lander, dir, loaded.error().message());
     }
     if (paused) return {AwayEventKind::landed_paused, {}};
+    const Status written = write_file_durably(marker_of(dir), "\n");
+    if (!written.ok()) return end_landing(&lander, dir, written.error().message());
     const Status resumed = lander.resume();
     if (resumed.ok()) return {AwayEventKind::landed, {}};
-    // `cont` may have worked although its answer did not come: only a monitor that says otherwise settles it.
-    run_state = lander.run_state();
-    if (run_state.ok() && *run_state == "running") return {AwayEventKind::landed, {}};
-    if (run_state.ok()) return fail_landing(lander, resumed.error().message());
-    return {AwayEventKind::landing_lost, resumed.error().message()};
+    return end_landing(&lander, dir, resumed.error().message());
 }
 
 }  // namespace
@@ -336,12 +353,8 @@ void AwayService::finish(VmId id) {
 }
 
 void AwayService::answer(const Act& act, AwayEventKind kind, const std::string& text) {
-    evacuation::AwayEvent event;
-    event.kind = kind;
-    event.handover = act.handover;
-    event.text = text;
     if (!text.empty()) ports_.log.warning("landing: " + text);
-    ports_.execute(ports_.desk.handle(act.vm, event, evacuation::Now::of(ports_.clock)));
+    ports_.execute(ports_.desk.handle(act.vm, evacuation::answer(act, kind, text), evacuation::Now::of(ports_.clock)));
 }
 
 void AwayService::execute(const Act& act) {
@@ -404,32 +417,20 @@ void AwayService::act_prepare(const Act& act, AwayVm& vm) {
 // The files become QEMU's before anything may write to them; then device state is fetched, loaded, and the guest runs.
 void AwayService::act_run(const Act& act, AwayVm& vm) {
     const VmId id = vm.id;
-    if (!vm.open) {
-        answer(act, AwayEventKind::landing_failed, "its staged copy is not open: " + vm.detail);
-        return finish(id);
-    }
     if (!vm.lander) {
         auto lander = make_lander(vm);
-        if (!lander.ok()) {
-            answer(act, AwayEventKind::landing_failed, lander.error().message());
-            return finish(id);
-        }
+        if (!lander.ok()) return fail_run(act, vm, lander.error().message());
         vm.lander = *lander;
     }
+    if (!vm.open) return fail_run(act, vm, "its staged copy is not open: " + vm.detail);
     vm.on_landed = [this, act, id](const Status& status) {
         AwayVm* found = find(id);
         if (found == nullptr) return;
-        if (!status.ok()) {
-            answer(act, AwayEventKind::landing_failed, status.error().message());
-            return finish(id);
-        }
+        if (!status.ok()) return fail_run(act, *found, status.error().message());
         found->on_state = [this, act, id](Result<Bytes> state) {
             AwayVm* ready = find(id);
             if (ready == nullptr) return;
-            if (!state.ok()) {
-                answer(act, AwayEventKind::landing_failed, state.error().message());
-                return finish(id);
-            }
+            if (!state.ok()) return fail_run(act, *ready, state.error().message());
             load_and_run(act, *ready, std::move(*state));
         };
         ports_.ingest.command(to_ingest::LoadState{id});
@@ -437,13 +438,21 @@ void AwayService::act_run(const Act& act, AwayVm& vm) {
     ports_.ingest.command(to_ingest::MarkLanded{id});
 }
 
+void AwayService::fail_run(const Act& act, AwayVm& vm, const std::string& text) {
+    const VmId id = vm.id;
+    ports_.workers.submit([this, id, act, text, lander = vm.lander, dir = dir_of(id)](size_t) -> Completion {
+        const LandingOutcome outcome = end_landing(lander.get(), dir, text);
+        return [this, id, act, outcome] {
+            answer(act, outcome.kind, outcome.text);
+            finish(id);
+        };
+    });
+}
+
 void AwayService::load_and_run(const Act& act, AwayVm& vm, Bytes packed) {
     const VmId id = vm.id;
     auto blob = protocol::unpack_device_state(packed);
-    if (!blob.ok()) {
-        answer(act, AwayEventKind::landing_failed, blob.error().message());
-        return finish(id);
-    }
+    if (!blob.ok()) return fail_run(act, vm, blob.error().message());
     std::vector<landing::SmallBlock> blocks;
     for (size_t i = 0; i < vm.regions.size(); ++i) {
         if (vm.regions[i].kind == RegionKind::small_ram) {
@@ -454,8 +463,8 @@ void AwayService::load_and_run(const Act& act, AwayVm& vm, Bytes packed) {
     state->ram_section_id = blob->ram_section_id;
     state->prefix = std::move(blob->prefix);
     state->tail = std::move(blob->tail);
-    ports_.workers.submit([this, id, act, state, blocks, lander = vm.lander](size_t) -> Completion {
-        const LandingOutcome outcome = land(*lander, *state, blocks, act.paused);
+    ports_.workers.submit([this, id, act, state, blocks, lander = vm.lander, dir = dir_of(id)](size_t) -> Completion {
+        const LandingOutcome outcome = land(*lander, dir, *state, blocks, act.paused);
         return [this, id, act, outcome] {
             answer(act, outcome.kind, outcome.text);
             finish(id);
@@ -481,6 +490,8 @@ void AwayService::act_cancel(const Act& act, AwayVm& vm) {
                 return finish(id);
             }
             found->lander.reset();
+            std::error_code error;
+            std::filesystem::remove(marker_of(dir_of(id)), error);
             found->on_landed = [this, act, id](const Status& unmarked) {
                 if (!unmarked.ok()) ports_.log.error("unmark a landing: " + unmarked.error().message());
                 answer(act, AwayEventKind::landing_cancelled);

@@ -81,6 +81,7 @@ class AwayService {
     void answer(const evacuation::Act& act, evacuation::AwayEventKind kind, const std::string& text = {});
     void act_prepare(const evacuation::Act& act, AwayVm& vm);
     void act_run(const evacuation::Act& act, AwayVm& vm);
+    void fail_run(const evacuation::Act& act, AwayVm& vm, const std::string& text);
     void load_and_run(const evacuation::Act& act, AwayVm& vm, Bytes state);
     void act_cancel(const evacuation::Act& act, AwayVm& vm);
 

@@ -125,6 +125,13 @@ Result<std::vector<std::string>> landing_template(const qmp::Client& client, con
     return landing::make_template(source);
 }
 
+storage_sync::CaptureOptions disk_options(const JobContext& context, const std::string& name) {
+    storage_sync::CaptureOptions options;
+    options.run_dir = context.run_dir;
+    options.tag = name;
+    return options;
+}
+
 // Regions, catalogue and capture objects from facts and disks. The client is connected.
 Status make_capture(const JobContext& context, const std::string& name, Examined& out) {
     CaptureSet& set = *out.capture;
@@ -141,10 +148,7 @@ Status make_capture(const JobContext& context, const std::string& name, Examined
     set.catalogue = std::make_unique<prestage::Catalogue>(context.fingerprint_seed, out.regions);
     set.runner = std::make_unique<prestage::RoundRunner>(*set.client, *set.catalogue, context.clock, context.log);
     if (out.disks.empty()) return {};
-    storage_sync::CaptureOptions options;
-    options.run_dir = context.run_dir;
-    options.tag = name;
-    auto disks = storage_sync::DiskCapture::create(*set.client, out.disks, options, context.log);
+    auto disks = storage_sync::DiskCapture::create(*set.client, out.disks, disk_options(context, name), context.log);
     EVAC_TRY(disks);
     set.disks = std::move(*disks);
     return {};
@@ -169,6 +173,8 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name, 
     out.facts = std::move(*facts);
     std::string reasons;
     for (const auto& refusal : prestage::refusals(out.facts)) append(reasons, refusal.reason);
+    // What a killed gateway left behind would hide a disk's node from the survey.
+    EVAC_TRY(storage_sync::recover_disks(*set.client, disk_options(context, name), context.log));
     auto survey = storage_sync::survey_disks(*set.client);
     EVAC_TRY(survey);
     for (const auto& refused : survey->refused) append(reasons, "disk " + refused.name + ": " + refused.reason);

@@ -47,12 +47,9 @@ void HomeService::run_next(VmId id) {
 }
 
 void HomeService::answer(const Act& act, HomeEventKind kind, const std::string& text, Epoch epoch) {
-    evacuation::HomeEvent event;
-    event.kind = kind;
-    event.handover = act.handover;
-    event.epoch = epoch;
-    event.text = text;
-    ports_.execute(ports_.coordinator.handle(act.vm, event, now()));
+    if (HomeVm* vm = find(act.vm)) vm->act_running = false;
+    ports_.execute(ports_.coordinator.handle(act.vm, evacuation::answer(act, kind, epoch, text), now()));
+    if (HomeVm* vm = find(act.vm)) pump_acts(*vm);
 }
 
 void HomeService::begin_evacuation() {
@@ -65,62 +62,73 @@ void HomeService::begin_evacuation() {
     }
 }
 
+// Acts of one VM happen one after the other, in the order in which they were issued; one that cannot happen yet (the VM
+// is not reachable after a restart, its copy is not synchronised) holds back those behind it.
 void HomeService::execute(const Act& act) {
     HomeVm* vm = find(act.vm);
     if (vm == nullptr) {
         ports_.log.error("handover act for a VM that is not here");
         return;
     }
-    const auto& capture = vm->examined.capture;
-    const bool reachable = capture && capture->client && capture->client->usable() && vm->phase != VmPhase::offline;
-    const auto defer = [vm, &act] { vm->deferred.push_back(act); };
+    if (act.kind == ActKind::send_final) {
+        vm->final_epoch = act.epoch;
+        ports_.reducer.command(to_reducer::AllowFinal{act.vm, act.epoch, evacuation::raw(act.handover)});
+        return;
+    }
+    if (act.kind == ActKind::stop_capture) {
+        std::erase_if(vm->acts, [](const Act& a) {
+            return a.kind == ActKind::capture_final || a.kind == ActKind::start_drain;
+        });
+        if (vm->busy && vm->examined.capture) vm->examined.capture->cancel = true;
+        ports_.reducer.command(to_reducer::FinalMode{act.vm, false, 0});
+        return;
+    }
+    vm->acts.push_back(act);
+    pump_acts(*vm);
+}
+
+void HomeService::pump_acts(HomeVm& vm) {
+    if (vm.act_running || vm.acts.empty()) return;
+    const Act act = vm.acts.front();
+    const auto& capture = vm.examined.capture;
+    const bool reachable = capture && capture->client && capture->client->usable() && vm.phase != VmPhase::offline &&
+                           vm.phase != VmPhase::enrolling;
+    if (!reachable && vm.socket_dead) {
+        vm.acts.pop_front();
+        if (act.kind == ActKind::destroy_source) {
+            vm.phase = VmPhase::moved;
+            return answer(act, HomeEventKind::source_destroyed);
+        }
+        return answer(act, HomeEventKind::guest_gone, "nobody listens on its QMP socket");
+    }
+    const bool needs_copy = act.kind == ActKind::capture_final;
+    if (act.kind != ActKind::start_drain && (!reachable || (needs_copy && vm.phase != VmPhase::active))) return;
+    vm.acts.pop_front();
+    vm.act_running = true;
     switch (act.kind) {
-        case ActKind::start_drain:
-            if (vm->phase != VmPhase::active) {
-                answer(act, HomeEventKind::drain_failed, "its copy is not synchronised (" + std::string(to_string(vm->phase)) + ")");
-                return;
-            }
-            if (vm->busy) capture->cancel = true;
-            with_capture(*vm, [this, act](CaptureSet&, size_t) -> Completion {
-                return [this, act] { answer(act, HomeEventKind::drained); };
-            });
-            return;
-        case ActKind::stop_guest: return reachable ? act_stop(act, *vm) : defer();
-        case ActKind::capture_final: return reachable && vm->phase == VmPhase::active ? act_capture(act, *vm) : defer();
-        case ActKind::send_final:
-            vm->final_epoch = act.epoch;
-            ports_.reducer.command(to_reducer::AllowFinal{act.vm, act.epoch, evacuation::raw(act.handover)});
-            return;
-        case ActKind::stop_capture:
-            std::erase_if(vm->deferred, [](const Act& a) { return a.kind == ActKind::capture_final; });
-            if (vm->busy && capture) capture->cancel = true;
-            ports_.reducer.command(to_reducer::FinalMode{act.vm, false, 0});
-            return;
+        case ActKind::start_drain: return act_drain(act, vm);
+        case ActKind::stop_guest: return act_stop(act, vm);
+        case ActKind::capture_final: return act_capture(act, vm);
         case ActKind::resume_guest:
             ports_.reducer.command(to_reducer::FinalMode{act.vm, false, 0});
-            return reachable ? act_resume(act, *vm) : defer();
-        case ActKind::destroy_source: return reachable ? act_destroy(act, *vm) : defer();
-        default: ports_.log.error(std::string("home cannot do ") + evacuation::to_string(act.kind));
+            return act_resume(act, vm);
+        case ActKind::destroy_source: return act_destroy(act, vm);
+        default:
+            vm.act_running = false;
+            ports_.log.error(std::string("home cannot do ") + evacuation::to_string(act.kind));
     }
 }
 
-// Acts that came while the VM could not be reached, or before its copy was synchronised after a restart.
-void HomeService::retry_deferred(HomeVm& vm) {
-    if (vm.deferred.empty()) return;
-    const auto* handover = ports_.coordinator.find(vm.id);
-    std::deque<Act> acts;
-    std::swap(acts, vm.deferred);
-    for (const Act& act : acts) {
-        if (handover == nullptr || handover->record().handover != act.handover) continue;  // of an earlier attempt
-        if (!vm.socket_dead) {
-            execute(act);
-        } else if (act.kind == ActKind::destroy_source) {
-            vm.phase = VmPhase::moved;
-            answer(act, HomeEventKind::source_destroyed);
-        } else {
-            answer(act, HomeEventKind::guest_gone, "nobody listens on its QMP socket");
-        }
+// A round under way is read to its end (prestage says why) before the guest is stopped for good.
+void HomeService::act_drain(const Act& act, HomeVm& vm) {
+    if (vm.phase != VmPhase::active) {
+        return answer(act, HomeEventKind::drain_failed,
+                      "its copy is not synchronised (" + std::string(to_string(vm.phase)) + ")");
     }
+    if (vm.busy) vm.examined.capture->cancel = true;
+    with_capture(vm, [this, act](CaptureSet&, size_t) -> Completion {
+        return [this, act] { answer(act, HomeEventKind::drained); };
+    });
 }
 
 void HomeService::act_stop(const Act& act, HomeVm& vm) {

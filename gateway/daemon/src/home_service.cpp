@@ -377,7 +377,7 @@ void HomeService::tick() {
             begin_sync(*vm);
         }
     }
-    for (auto& [id, vm] : vms_) retry_deferred(*vm);
+    for (auto& [id, vm] : vms_) pump_acts(*vm);
     if (!evacuating_) schedule_rounds();
     const auto stage = ports_.coordinator.stage();
     if (evacuating_ && (stage == evacuation::Stage::idle || stage == evacuation::Stage::done)) {

@@ -78,9 +78,10 @@ class HomeService {
     // Runs `body` on a worker with the VM's capture set, then `done` here; waits for its turn while the VM is busy.
     void with_capture(HomeVm& vm, std::function<Completion(CaptureSet&, size_t)> body);
     void run_next(VmId id);
-    void retry_deferred(HomeVm& vm);
+    void pump_acts(HomeVm& vm);
     void answer(const evacuation::Act& act, evacuation::HomeEventKind kind, const std::string& text = {},
                 Epoch epoch = {});
+    void act_drain(const evacuation::Act& act, HomeVm& vm);
     void act_stop(const evacuation::Act& act, HomeVm& vm);
     void act_capture(const evacuation::Act& act, HomeVm& vm);
     void act_resume(const evacuation::Act& act, HomeVm& vm);

@@ -105,7 +105,8 @@ struct HomeVm {
     PassHistory history;
 
     // Handover
-    std::deque<evacuation::Act> deferred;  // until it can be reached (again)
+    std::deque<evacuation::Act> acts;  // waiting, in order; at most a handful
+    bool act_running = false;
     bool socket_dead = false;              // nobody listens on its QMP socket
     Epoch final_epoch{};
     uint64_t backlog_at_alert_bytes = 0;

@@ -353,7 +353,8 @@ void IngestStage::take_batch(ByteSpan payload) {
         refused.nak.vm = expanded->vm;
         refused.nak.sequence = expanded->sequence;
         for (const auto& nak : expanded->naks) {
-            if (vm->owed.size() < kOwedMax) vm->owed[nak.key] = nak.epoch;
+            if (vm->owed.size() >= kOwedMax) vm->broken = "more references are owed than can be remembered";
+            vm->owed[nak.key] = nak.epoch;
             refused.nak.pages.push_back({nak.key.region, nak.key.page, nak.epoch});
         }
         emit(std::move(refused));  // before the acknowledgement, which lets home forget the content

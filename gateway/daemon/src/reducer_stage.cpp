@@ -217,7 +217,9 @@ void ReducerStage::handle(to_reducer::Naks& c) {
     bool lost = false;
     for (const auto& page : c.pages) {
         const PageKey key{c.vm, page.region, page.page};
-        const wan::Class cls = vm.final_mode ? wan::Class::demand : wan::Class::bulk;
+        if (raw(page.region) >= vm.regions.size()) continue;
+        const bool is_disk = vm.regions[raw(page.region)].kind == RegionKind::disk;
+        const wan::Class cls = vm.final_mode ? wan::Class::demand : is_disk ? wan::Class::disk : wan::Class::bulk;
         const auto outcome =
             reducer_->nak(c.vm, c.sequence, key, page.epoch, static_cast<uint8_t>(wan::index(cls)));
         if (outcome != dedup::NakOutcome::unknown) continue;

@@ -359,6 +359,7 @@ TEST_F(Pair, IllegalEventsAreRefusedByNameAndChangeNothing) {
     EXPECT_EQ(home_event(0, HE::peer_running).error().code, Errc::invalid_argument);
     EXPECT_EQ(away_event(0, AE::landed).error().code, Errc::refused);
     EXPECT_EQ(away_event(0, AE::silence).error().code, Errc::invalid_argument);
+    EXPECT_NE(home_event(0, HE::captured).error().context.find("ticket"), std::string::npos);
     HomeEvent stale;
     stale.kind = HE::source_destroyed;
     stale.handover = HandoverId{77};

@@ -1,6 +1,7 @@
 // Whatever arrives before anybody is authenticated, at both roles, with and without a session.
-// Input: records of control(1) length(le16) bytes. control: bit 0 = to the client (else the listener),
-// bit 1 = put the client's present attempt id in, bit 2 = put the live session's tag in, bit 3 = let 300 ms pass.
+// Input: records of control(1) length(le16) bytes. control: bit 0 = to the client (else the
+// listener), bit 1 = put the client's present attempt id in, bit 2 = put the live session's tag in,
+// bit 3 = let 300 ms pass.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -49,11 +50,13 @@ struct Ends {
                     if (e == client.get() && buffer[0] == std::byte{kTypeHandshake}) {
                         std::copy_n(buffer.begin() + 2, attempt.size(), attempt.begin());
                     }
-                    if (buffer[0] == std::byte{kTypeData}) std::copy_n(buffer.begin() + 2, tag.size(), tag.begin());
+                    if (buffer[0] == std::byte{kTypeData})
+                        std::copy_n(buffer.begin() + 2, tag.size(), tag.begin());
                     const ByteSpan datagram = ByteSpan(buffer).first(n);
                     if (!deliver) continue;
                     (e == client.get() ? *server : *client)
-                        .receive(now_ns, e == client.get() ? kClientAddress : kServerAddress, datagram);
+                        .receive(now_ns, e == client.get() ? kClientAddress : kServerAddress,
+                                 datagram);
                 }
             }
         }
@@ -79,8 +82,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         const ByteSpan body = reader.take(std::min<size_t>(reader.le16(), reader.remaining()));
         for (Ends* ends : {&fresh, &live}) {
             Bytes datagram(body.begin(), body.end());
-            if ((control & 2) != 0 && datagram.size() >= 10) std::copy(ends->attempt.begin(), ends->attempt.end(), datagram.begin() + 2);
-            if ((control & 4) != 0 && datagram.size() >= 6) std::copy(live.tag.begin(), live.tag.end(), datagram.begin() + 2);
+            if ((control & 2) != 0 && datagram.size() >= 10)
+                std::copy(ends->attempt.begin(), ends->attempt.end(), datagram.begin() + 2);
+            if ((control & 4) != 0 && datagram.size() >= 6)
+                std::copy(live.tag.begin(), live.tag.end(), datagram.begin() + 2);
             if ((control & 1) != 0) {
                 ends->client->receive(ends->now_ns, kServerAddress, datagram);
             } else {
@@ -91,7 +96,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         live.pump(10 * kNsPerMs, true);
     }
     // Nothing unauthenticated makes a session or ends one.
-    EVAC_ASSERT(fresh.client->session() == SessionId::none && fresh.server->session() == SessionId::none);
+    EVAC_ASSERT(fresh.client->session() == SessionId::none &&
+                fresh.server->session() == SessionId::none);
     EVAC_ASSERT(live.client->session() == session && live.server->session() == session);
     return 0;
 }

@@ -40,7 +40,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
             const auto c = static_cast<Class>(i);
             EVAC_ASSERT(session.receiving(c).held_bytes() <= config.classes[i].receive_bytes_max);
             if (number % 3 != 0) continue;
-            while (auto message = session.take(c)) EVAC_ASSERT(!message->empty() && message->size() <= kMessageBytesMax);
+            while (auto message = session.take(c))
+                EVAC_ASSERT(!message->empty() && message->size() <= kMessageBytesMax);
         }
     }
     // It still runs: timers come, and nothing is due for ever at one instant.

@@ -10,8 +10,8 @@ namespace evac::wan {
 
 class AckTracker {
   public:
-    static constexpr uint32_t kAckEvery = 8;              // packets that ask for one
-    static constexpr uint64_t kAckDelayNs = 2'000'000;    // or after this long
+    static constexpr uint32_t kAckEvery = 8;            // packets that ask for one
+    static constexpr uint64_t kAckDelayNs = 2'000'000;  // or after this long
     static constexpr uint64_t kNever = UINT64_MAX;
 
     bool empty() const { return count_ == 0; }
@@ -42,7 +42,8 @@ class AckTracker {
     }
 
   private:
-    // Descending and not adjacent; when full the lowest is forgotten (its packets are then sent again).
+    // Descending and not adjacent; when full the lowest is forgotten (its packets are then sent
+    // again).
     void insert(uint64_t number) {
         size_t at = 0;
         while (at < count_ && ranges_[at].first > number + 1) ++at;

@@ -13,10 +13,16 @@
 namespace evac::wan {
 namespace {
 
-unsigned char* u(std::byte* p) { return reinterpret_cast<unsigned char*>(p); }
-const unsigned char* u(const std::byte* p) { return reinterpret_cast<const unsigned char*>(p); }
+unsigned char* u(std::byte* p) {
+    return reinterpret_cast<unsigned char*>(p);
+}
+const unsigned char* u(const std::byte* p) {
+    return reinterpret_cast<const unsigned char*>(p);
+}
 
-void wipe(Secret& secret) { OPENSSL_cleanse(secret.data(), secret.size()); }
+void wipe(Secret& secret) {
+    OPENSSL_cleanse(secret.data(), secret.size());
+}
 
 Secret next_of(const Secret& secret) {
     Secret next;
@@ -45,27 +51,32 @@ SessionSecrets::~SessionSecrets() {
     wipe(receive);
 }
 
-void RecordKey::Free::operator()(evp_cipher_ctx_st* context) const { EVP_CIPHER_CTX_free(context); }
+void RecordKey::Free::operator()(evp_cipher_ctx_st* context) const {
+    EVP_CIPHER_CTX_free(context);
+}
 
 RecordKey::RecordKey(Use use) : use_(use), context_(EVP_CIPHER_CTX_new()) {
     EVAC_ASSERT(context_ != nullptr);
 }
 
-RecordKey::~RecordKey() { OPENSSL_cleanse(iv_.data(), iv_.size()); }
+RecordKey::~RecordKey() {
+    OPENSSL_cleanse(iv_.data(), iv_.size());
+}
 
 void RecordKey::set(const Secret& secret) {
     Secret key;
     hkdf_expand(secret, "evacgw key", key);
     hkdf_expand(secret, "evacgw iv", iv_);
-    const int ok = EVP_CipherInit_ex(context_.get(), EVP_aes_256_gcm(), nullptr, u(key.data()), nullptr,
-                                     use_ == Use::seal ? 1 : 0);
+    const int ok = EVP_CipherInit_ex(context_.get(), EVP_aes_256_gcm(), nullptr, u(key.data()),
+                                     nullptr, use_ == Use::seal ? 1 : 0);
     EVAC_ASSERT(ok == 1);
     wipe(key);
 }
 
 std::array<std::byte, 12> RecordKey::nonce(uint64_t number) const {
     std::array<std::byte, 12> nonce = iv_;
-    for (size_t i = 0; i < 8; ++i) nonce[4 + i] ^= static_cast<std::byte>((number >> (56 - 8 * i)) & 0xff);
+    for (size_t i = 0; i < 8; ++i)
+        nonce[4 + i] ^= static_cast<std::byte>((number >> (56 - 8 * i)) & 0xff);
     return nonce;
 }
 
@@ -75,7 +86,8 @@ bool RecordKey::seal(uint64_t number, ByteSpan header, std::span<std::byte> payl
     EVP_CIPHER_CTX* c = context_.get();
     int size = 0;
     return EVP_EncryptInit_ex(c, nullptr, nullptr, nullptr, u(iv.data())) == 1 &&
-           EVP_EncryptUpdate(c, nullptr, &size, u(header.data()), static_cast<int>(header.size())) == 1 &&
+           EVP_EncryptUpdate(c, nullptr, &size, u(header.data()),
+                             static_cast<int>(header.size())) == 1 &&
            EVP_EncryptUpdate(c, u(payload.data()), &size, u(payload.data()),
                              static_cast<int>(payload.size())) == 1 &&
            EVP_EncryptFinal_ex(c, u(payload.data()) + size, &size) == 1 &&
@@ -90,15 +102,21 @@ bool RecordKey::open(uint64_t number, ByteSpan header, ByteSpan sealed, ByteSpan
     EVP_CIPHER_CTX* c = context_.get();
     int size = 0;
     return EVP_DecryptInit_ex(c, nullptr, nullptr, nullptr, u(iv.data())) == 1 &&
-           EVP_DecryptUpdate(c, nullptr, &size, u(header.data()), static_cast<int>(header.size())) == 1 &&
-           EVP_DecryptUpdate(c, u(plain.data()), &size, u(sealed.data()), static_cast<int>(sealed.size())) == 1 &&
+           EVP_DecryptUpdate(c, nullptr, &size, u(header.data()),
+                             static_cast<int>(header.size())) == 1 &&
+           EVP_DecryptUpdate(c, u(plain.data()), &size, u(sealed.data()),
+                             static_cast<int>(sealed.size())) == 1 &&
            EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_GCM_SET_TAG, 16, expected.data()) == 1 &&
            EVP_DecryptFinal_ex(c, u(plain.data()) + size, &size) == 1;
 }
 
-SealKeys::SealKeys(const Secret& secret) : secret_(secret), key_(RecordKey::Use::seal) { key_.set(secret_); }
+SealKeys::SealKeys(const Secret& secret) : secret_(secret), key_(RecordKey::Use::seal) {
+    key_.set(secret_);
+}
 
-SealKeys::~SealKeys() { wipe(secret_); }
+SealKeys::~SealKeys() {
+    wipe(secret_);
+}
 
 void SealKeys::advance() {
     secret_ = next_of(secret_);
@@ -113,10 +131,12 @@ OpenKeys::OpenKeys(const Secret& secret)
     next_.set(next_secret_);
 }
 
-OpenKeys::~OpenKeys() { wipe(next_secret_); }
+OpenKeys::~OpenKeys() {
+    wipe(next_secret_);
+}
 
-OpenKeys::Outcome OpenKeys::open(uint8_t phase, uint64_t number, ByteSpan header, ByteSpan sealed, ByteSpan tag,
-                                 std::span<std::byte> plain) {
+OpenKeys::Outcome OpenKeys::open(uint8_t phase, uint64_t number, ByteSpan header, ByteSpan sealed,
+                                 ByteSpan tag, std::span<std::byte> plain) {
     const auto current = static_cast<uint8_t>(generation_);
     if (phase == current) {
         if (!current_.open(number, header, sealed, tag, plain)) return Outcome::bad_tag;

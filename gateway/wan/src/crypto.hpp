@@ -1,10 +1,12 @@
 #pragma once
-// Records: AES-256-GCM with keys from the DTLS exporter, a 64-bit packet number as nonce, a replay window and a
-// key-phase ratchet. Nothing here is home-made beyond composing OpenSSL's primitives; docs/wan-protocol.md argues it.
+// Records: AES-256-GCM with keys from the DTLS exporter, a 64-bit packet number as nonce, a replay
+// window and a key-phase ratchet. Nothing here is home-made beyond composing OpenSSL's primitives;
+// docs/wan-protocol.md argues it.
 //
-//   exporter("EXPORTER-evacgw-wan-v1", context = attempt id, 76 bytes) = id(8) tag(4) connect->listen(32) listen->connect(32)
-//   key_n = HKDF-Expand(secret_n, "evacgw key", 32)    iv_n = HKDF-Expand(secret_n, "evacgw iv", 12)
-//   secret_n+1 = HKDF-Expand(secret_n, "evacgw next", 32)          nonce = iv_n xor (0^4 || number as be64)
+//   exporter("EXPORTER-evacgw-wan-v1", context = attempt id, 76 bytes) = id(8) tag(4)
+//   connect->listen(32) listen->connect(32) key_n = HKDF-Expand(secret_n, "evacgw key", 32)    iv_n
+//   = HKDF-Expand(secret_n, "evacgw iv", 12) secret_n+1 = HKDF-Expand(secret_n, "evacgw next", 32)
+//   nonce = iv_n xor (0^4 || number as be64)
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -45,9 +47,11 @@ class RecordKey {
 
     void set(const Secret& secret);
     // In place: header is authenticated, `payload` encrypted; the tag is written to `tag`.
-    bool seal(uint64_t number, ByteSpan header, std::span<std::byte> payload, std::span<std::byte, 16> tag);
+    bool seal(uint64_t number, ByteSpan header, std::span<std::byte> payload,
+              std::span<std::byte, 16> tag);
     // From `sealed` to `plain` (same length); false = not authentic, `plain` is then meaningless.
-    bool open(uint64_t number, ByteSpan header, ByteSpan sealed, ByteSpan tag, std::span<std::byte> plain);
+    bool open(uint64_t number, ByteSpan header, ByteSpan sealed, ByteSpan tag,
+              std::span<std::byte> plain);
 
   private:
     struct Free {
@@ -68,7 +72,8 @@ class SealKeys {
     uint8_t phase() const { return static_cast<uint8_t>(generation_); }
     uint64_t generation() const { return generation_; }
     void advance();
-    bool seal(uint64_t number, ByteSpan header, std::span<std::byte> payload, std::span<std::byte, 16> tag) {
+    bool seal(uint64_t number, ByteSpan header, std::span<std::byte> payload,
+              std::span<std::byte, 16> tag) {
         return key_.seal(number, header, payload, tag);
     }
 
@@ -78,8 +83,9 @@ class SealKeys {
     RecordKey key_;
 };
 
-// The receiving direction: holds previous, current and next key; the first authentic packet of the next phase
-// makes it current. A packet number of the previous phase above the first of the current one is refused.
+// The receiving direction: holds previous, current and next key; the first authentic packet of the
+// next phase makes it current. A packet number of the previous phase above the first of the current
+// one is refused.
 class OpenKeys {
   public:
     enum class Outcome : uint8_t { ok, bad_phase, bad_tag };

@@ -17,12 +17,15 @@
 namespace evac::wan {
 namespace {
 
-constexpr unsigned kNeverUs = 2'000'000'000;  // OpenSSL's retransmission timer: longer than any attempt
+constexpr unsigned kNeverUs =
+    2'000'000'000;  // OpenSSL's retransmission timer: longer than any attempt
 constexpr std::string_view kExporterLabel = "EXPORTER-evacgw-wan-v1";
 
 // ---- datagram-queue BIO ----
 
-DatagramQueue& queue_of(BIO* bio) { return *static_cast<DatagramQueue*>(BIO_get_data(bio)); }
+DatagramQueue& queue_of(BIO* bio) {
+    return *static_cast<DatagramQueue*>(BIO_get_data(bio));
+}
 
 int queue_read(BIO* bio, char* out, int size) {
     DatagramQueue& queue = queue_of(bio);
@@ -50,17 +53,21 @@ int queue_write(BIO* bio, const char* data, int size) {
 
 long queue_ctrl(BIO*, int command, long, void*) {
     switch (command) {
-        case BIO_CTRL_FLUSH: return 1;
+        case BIO_CTRL_FLUSH:
+            return 1;
         case BIO_CTRL_DGRAM_QUERY_MTU:
         case BIO_CTRL_DGRAM_GET_MTU:
-        case BIO_CTRL_DGRAM_GET_FALLBACK_MTU: return static_cast<long>(kHandshakeMtuMax);
-        default: return 0;
+        case BIO_CTRL_DGRAM_GET_FALLBACK_MTU:
+            return static_cast<long>(kHandshakeMtuMax);
+        default:
+            return 0;
     }
 }
 
 BIO_METHOD* queue_method() {
     static BIO_METHOD* const method = [] {
-        BIO_METHOD* m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "evac datagram queue");
+        BIO_METHOD* m =
+            BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "evac datagram queue");
         EVAC_ASSERT(m != nullptr);
         BIO_meth_set_read(m, &queue_read);
         BIO_meth_set_write(m, &queue_write);
@@ -82,13 +89,15 @@ BIO* new_queue_bio(DatagramQueue& queue) {
 
 std::string name_text(const X509* certificate) {
     std::array<char, 256> text{};
-    X509_NAME_oneline(X509_get_subject_name(certificate), text.data(), static_cast<int>(text.size()));
+    X509_NAME_oneline(X509_get_subject_name(certificate), text.data(),
+                      static_cast<int>(text.size()));
     return text.data();
 }
 
 int note_verification(int ok, X509_STORE_CTX* store) {
     if (ok == 1) return 1;
-    auto* ssl = static_cast<SSL*>(X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()));
+    auto* ssl =
+        static_cast<SSL*>(X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()));
     auto* handshake = static_cast<DtlsHandshake*>(SSL_get_app_data(ssl));
     const int code = X509_STORE_CTX_get_error(store);
     const X509* certificate = X509_STORE_CTX_get_current_cert(store);
@@ -98,7 +107,9 @@ int note_verification(int ok, X509_STORE_CTX* store) {
     return 0;
 }
 
-HelloOrigin* origin_of(SSL* ssl) { return static_cast<HelloOrigin*>(SSL_get_ex_data(ssl, 1)); }
+HelloOrigin* origin_of(SSL* ssl) {
+    return static_cast<HelloOrigin*>(SSL_get_ex_data(ssl, 1));
+}
 
 int make_cookie(SSL* ssl, unsigned char* cookie, unsigned int* size) {
     const HelloOrigin* origin = origin_of(ssl);
@@ -114,10 +125,13 @@ int check_cookie(SSL* ssl, const unsigned char* cookie, unsigned int size) {
     if (origin == nullptr) return 0;
     if (origin->verified) return 1;
     if (origin->secret == nullptr) return 0;
-    return origin->secret->verify(*origin, {reinterpret_cast<const std::byte*>(cookie), size}) ? 1 : 0;
+    return origin->secret->verify(*origin, {reinterpret_cast<const std::byte*>(cookie), size}) ? 1
+                                                                                               : 0;
 }
 
-unsigned int never(SSL*, unsigned int) { return kNeverUs; }
+unsigned int never(SSL*, unsigned int) {
+    return kNeverUs;
+}
 
 void reserve_ex_data() {
     // Index 0 is SSL_set_app_data; index 1 is ours.
@@ -128,7 +142,8 @@ void reserve_ex_data() {
 }  // namespace
 
 void install_callbacks(SSL_CTX* context) {
-    SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, &note_verification);
+    SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
+                       &note_verification);
     SSL_CTX_set_cookie_generate_cb(context, &make_cookie);
     SSL_CTX_set_cookie_verify_cb(context, &check_cookie);
 }
@@ -138,7 +153,8 @@ void install_callbacks(SSL_CTX* context) {
 void CookieSecret::rotate(uint64_t now_ns) {
     if (started_ && now_ns - since_ns_ < kLifeNs) return;
     previous_ = current_;
-    EVAC_ASSERT(RAND_bytes(reinterpret_cast<unsigned char*>(current_.data()), static_cast<int>(current_.size())) == 1);
+    EVAC_ASSERT(RAND_bytes(reinterpret_cast<unsigned char*>(current_.data()),
+                           static_cast<int>(current_.size())) == 1);
     if (!started_) previous_ = current_;
     started_ = true;
     since_ns_ = now_ns;
@@ -176,7 +192,9 @@ bool CookieSecret::verify(const HelloOrigin& origin, ByteSpan cookie) {
 
 // ---- handshake ----
 
-void DtlsHandshake::Free::operator()(ssl_st* ssl) const { SSL_free(ssl); }
+void DtlsHandshake::Free::operator()(ssl_st* ssl) const {
+    SSL_free(ssl);
+}
 
 DtlsHandshake::DtlsHandshake(std::shared_ptr<const TlsContext> tls, Role role)
     : tls_(std::move(tls)), role_(role), ssl_(SSL_new(tls_->impl().context.get())) {
@@ -195,9 +213,13 @@ DtlsHandshake::DtlsHandshake(std::shared_ptr<const TlsContext> tls, Role role)
     }
 }
 
-DtlsHandshake::~DtlsHandshake() { ERR_clear_error(); }
+DtlsHandshake::~DtlsHandshake() {
+    ERR_clear_error();
+}
 
-DtlsHandshake::Progress DtlsHandshake::start() { return step(); }
+DtlsHandshake::Progress DtlsHandshake::start() {
+    return step();
+}
 
 DtlsHandshake::Progress DtlsHandshake::feed(ByteSpan datagram) {
     queue_.input = datagram;
@@ -223,8 +245,9 @@ std::string DtlsHandshake::describe_failure() {
     const TlsContext::Impl& impl = tls_->impl();
     if (!verify_failure_.empty()) {
         refused_ = true;
-        return "we refuse the peer's certificate: " + verify_failure_ + "; accepted is a valid certificate for '" +
-               impl.expected_peer_name + "' signed by " + impl.ca_label;
+        return "we refuse the peer's certificate: " + verify_failure_ +
+               "; accepted is a valid certificate for '" + impl.expected_peer_name +
+               "' signed by " + impl.ca_label;
     }
     const unsigned long code = ERR_peek_error();
     const char* reason = code == 0 ? nullptr : ERR_reason_error_string(code);
@@ -247,8 +270,9 @@ bool DtlsHandshake::export_secrets(uint64_t attempt, SessionSecrets& secrets) {
     ByteWriter(context).le64(attempt);
     std::array<std::byte, 76> material{};
     const int ok = SSL_export_keying_material(
-        ssl_.get(), reinterpret_cast<unsigned char*>(material.data()), material.size(), kExporterLabel.data(),
-        kExporterLabel.size(), reinterpret_cast<const unsigned char*>(context.data()), context.size(), 1);
+        ssl_.get(), reinterpret_cast<unsigned char*>(material.data()), material.size(),
+        kExporterLabel.data(), kExporterLabel.size(),
+        reinterpret_cast<const unsigned char*>(context.data()), context.size(), 1);
     if (ok != 1) {
         failure_ = "the key export failed";
         return false;
@@ -267,7 +291,8 @@ bool DtlsHandshake::export_secrets(uint64_t attempt, SessionSecrets& secrets) {
 
 // ---- listener ----
 
-DtlsListener::Verdict DtlsListener::offer(HelloOrigin origin, ByteSpan datagram, std::vector<Bytes>& reply,
+DtlsListener::Verdict DtlsListener::offer(HelloOrigin origin, ByteSpan datagram,
+                                          std::vector<Bytes>& reply,
                                           std::unique_ptr<DtlsHandshake>& handshake) {
     if (spare_ == nullptr) spare_ = std::make_unique<DtlsHandshake>(tls_, Role::listen);
     origin.secret = &secret_;

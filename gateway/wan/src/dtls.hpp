@@ -1,7 +1,7 @@
 #pragma once
-// A DTLS 1.2 handshake as a step function on datagrams, and the stateless cookie exchange in front of it.
-// OpenSSL's own timers are disabled: the handshaker resends the last flight verbatim (dtls replay checks drop what
-// had arrived), which keeps time an argument.
+// A DTLS 1.2 handshake as a step function on datagrams, and the stateless cookie exchange in front
+// of it. OpenSSL's own timers are disabled: the handshaker resends the last flight verbatim (dtls
+// replay checks drop what had arrived), which keeps time an argument.
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -19,8 +19,9 @@ struct ssl_st;
 
 namespace evac::wan {
 
-inline constexpr size_t kFlightDatagramsMax = 32;   // a certificate chain of about 40 KiB
-inline constexpr size_t kHandshakeMtuMax = 1200;    // below OpenSSL's 4 KiB write buffer, and any path
+inline constexpr size_t kFlightDatagramsMax = 32;  // a certificate chain of about 40 KiB
+inline constexpr size_t kHandshakeMtuMax =
+    1200;  // below OpenSSL's 4 KiB write buffer, and any path
 
 // One datagram in, a queue of datagrams out: BIO_s_mem would join them.
 struct DatagramQueue {
@@ -64,13 +65,16 @@ class DtlsHandshake {
     DtlsHandshake(const DtlsHandshake&) = delete;
     DtlsHandshake& operator=(const DtlsHandshake&) = delete;
 
-    // Client: makes the first hello. Server (comes from DtlsListener): answers the hello that was accepted.
+    // Client: makes the first hello. Server (comes from DtlsListener): answers the hello that was
+    // accepted.
     Progress start();
     Progress feed(ByteSpan datagram);
     // Datagrams made since the last call (an alert, too, after a failure).
     std::vector<Bytes> take_output() { return std::exchange(queue_.output, {}); }
     const std::string& failure() const { return failure_; }
-    bool refused() const { return refused_; }  // by either side's rules, as opposed to a damaged exchange
+    bool refused() const {
+        return refused_;
+    }  // by either side's rules, as opposed to a damaged exchange
     // After done. False: the peer's TLS lacks the extended master secret.
     bool export_secrets(uint64_t attempt, SessionSecrets& secrets);
 

@@ -14,12 +14,13 @@ namespace {
 constexpr uint64_t kHoldMinNs = 250'000'000;  // how long an old session gets to prove that it lives
 constexpr uint64_t kHoldMaxNs = 1'000'000'000;
 constexpr uint64_t kHoldProbeNs = 50'000'000;
-constexpr uint64_t kHintGapNs = 50'000'000;       // between hints that we send
+constexpr uint64_t kHintGapNs = 50'000'000;        // between hints that we send
 constexpr uint64_t kSuspectGapNs = 1'000'000'000;  // between suspicions that hints may raise
 constexpr uint64_t kConnectJitterNs = 20'000'000;
 
 Error bad(const char* field, const std::string& value, const char* accepted) {
-    return make_error(Errc::invalid_argument, std::string("wan.") + field + ": " + value + "; accepted: " + accepted);
+    return make_error(Errc::invalid_argument,
+                      std::string("wan.") + field + ": " + value + "; accepted: " + accepted);
 }
 
 Status validate(const EndpointConfig& c) {
@@ -30,14 +31,16 @@ Status validate(const EndpointConfig& c) {
         return bad("peer_address", to_string(c.peer_address), "ADDRESS:PORT of the listening site");
     }
     if (c.floor_bits_per_s < 8'000 || c.floor_bits_per_s > c.ceiling_bits_per_s) {
-        return bad("floor_bits_per_s", std::to_string(c.floor_bits_per_s), "8000 up to the ceiling");
+        return bad("floor_bits_per_s", std::to_string(c.floor_bits_per_s),
+                   "8000 up to the ceiling");
     }
     if (c.ceiling_bits_per_s > 1'000'000'000'000) {
         return bad("ceiling_bits_per_s", std::to_string(c.ceiling_bits_per_s), "at most 10^12");
     }
     if (c.disk_weight == 0 || c.disk_weight > 1000 || c.bulk_weight == 0 || c.bulk_weight > 1000) {
         return bad("disk_weight, bulk_weight",
-                   std::to_string(c.disk_weight) + ", " + std::to_string(c.bulk_weight), "1 to 1000");
+                   std::to_string(c.disk_weight) + ", " + std::to_string(c.bulk_weight),
+                   "1 to 1000");
     }
     if (c.probe_interval_ns < kNsPerMs * 10 || c.keepalive_interval_ns < kNsPerMs * 10) {
         return bad("probe_interval_ns, keepalive_interval_ns", "below 10 ms", "10 ms or more");
@@ -45,7 +48,8 @@ Status validate(const EndpointConfig& c) {
     if (c.rekey_after_packets == 0) return bad("rekey_after_packets", "0", "1 or more");
     for (size_t i = 0; i < kClasses; ++i) {
         const ClassLimits& limits = c.classes[i];
-        if (limits.send_bytes_max < kMessageBytesMax || limits.receive_bytes_max < kInitialCreditBytes) {
+        if (limits.send_bytes_max < kMessageBytesMax ||
+            limits.receive_bytes_max < kInitialCreditBytes) {
             return bad("classes", to_string(static_cast<Class>(i)),
                        "send_bytes_max >= 256 KiB and receive_bytes_max >= 512 KiB");
         }
@@ -55,8 +59,11 @@ Status validate(const EndpointConfig& c) {
 
 class EndpointImpl final : public Endpoint {
   public:
-    EndpointImpl(const EndpointConfig& config, std::shared_ptr<const TlsContext> tls, uint64_t seed, uint64_t now_ns)
-        : config_(config), handshaker_(config.role, config.peer_address, std::move(tls)), random_(seed),
+    EndpointImpl(const EndpointConfig& config, std::shared_ptr<const TlsContext> tls, uint64_t seed,
+                 uint64_t now_ns)
+        : config_(config),
+          handshaker_(config.role, config.peer_address, std::move(tls)),
+          random_(seed),
           next_rate_(config.start_bits_per_s) {
         connect_ns_ = now_ns + random_.below(kConnectJitterNs);
         totals_.ceiling_bits_per_s = config.ceiling_bits_per_s;
@@ -93,7 +100,8 @@ class EndpointImpl final : public Endpoint {
         if (session_) {
             next = std::min(next, session_->next_timeout_ns());
             if (handshaker_.holding()) next = std::min(next, hold_probe_ns_);
-            if (wants_attempt() && !handshaker_.attempting()) next = std::min(next, handshaker_.not_before_ns());
+            if (wants_attempt() && !handshaker_.attempting())
+                next = std::min(next, handshaker_.not_before_ns());
         } else if (config_.role == Role::connect && !handshaker_.attempting()) {
             next = std::min(next, std::max(connect_ns_, handshaker_.not_before_ns()));
         }
@@ -117,7 +125,8 @@ class EndpointImpl final : public Endpoint {
     SessionId session() const override { return session_ ? session_->id() : SessionId::none; }
 
     SessionState state() const override {
-        if (session_) return silent_ns_ >= config_.silent_after_ns ? SessionState::silent : SessionState::up;
+        if (session_)
+            return silent_ns_ >= config_.silent_after_ns ? SessionState::silent : SessionState::up;
         return handshaker_.active() ? SessionState::handshaking : SessionState::down;
     }
 
@@ -131,7 +140,8 @@ class EndpointImpl final : public Endpoint {
     }
 
     void set_ceiling_bits_per_s(uint64_t rate) override {
-        config_.ceiling_bits_per_s = std::clamp(rate, config_.floor_bits_per_s, uint64_t{1'000'000'000'000});
+        config_.ceiling_bits_per_s =
+            std::clamp(rate, config_.floor_bits_per_s, uint64_t{1'000'000'000'000});
         totals_.ceiling_bits_per_s = config_.ceiling_bits_per_s;
         if (session_) session_->set_ceiling(config_.ceiling_bits_per_s);
     }
@@ -149,8 +159,10 @@ class EndpointImpl final : public Endpoint {
     }
 
   private:
-    std::optional<DropReason> dispatch(uint64_t now_ns, const wan_port::UdpAddress& from, ByteSpan datagram) {
-        if (config_.peer_address.ip != 0 && !(from == config_.peer_address)) return DropReason::wrong_address;
+    std::optional<DropReason> dispatch(uint64_t now_ns, const wan_port::UdpAddress& from,
+                                       ByteSpan datagram) {
+        if (config_.peer_address.ip != 0 && !(from == config_.peer_address))
+            return DropReason::wrong_address;
         if (datagram.empty()) return DropReason::too_short;
         switch (std::to_integer<uint8_t>(datagram[0])) {
             case kTypeHandshake: {
@@ -158,13 +170,17 @@ class EndpointImpl final : public Endpoint {
                 if (auto completed = handshaker_.take_completed()) install(now_ns, *completed);
                 return dropped;
             }
-            case kTypeData: return receive_data(now_ns, from, datagram);
-            case kTypeHint: return receive_hint(now_ns, datagram);
-            default: return DropReason::unknown_type;
+            case kTypeData:
+                return receive_data(now_ns, from, datagram);
+            case kTypeHint:
+                return receive_hint(now_ns, datagram);
+            default:
+                return DropReason::unknown_type;
         }
     }
 
-    std::optional<DropReason> receive_data(uint64_t now_ns, const wan_port::UdpAddress& from, ByteSpan datagram) {
+    std::optional<DropReason> receive_data(uint64_t now_ns, const wan_port::UdpAddress& from,
+                                           ByteSpan datagram) {
         DataHeader header;
         if (!read_data_header(datagram, header)) return DropReason::too_short;
         if (!session_ || header.session_tag != session_->tag()) {
@@ -209,8 +225,8 @@ class EndpointImpl final : public Endpoint {
         if (reader.u8() != kVersion) return DropReason::bad_version;
         const uint32_t tag = reader.le32();
         const uint64_t number = reader.le64();
-        if (config_.role != Role::connect || !session_ || tag != session_->tag() || !session_->sent(number) ||
-            now_ns < suspect_after_ns_) {
+        if (config_.role != Role::connect || !session_ || tag != session_->tag() ||
+            !session_->sent(number) || now_ns < suspect_after_ns_) {
             return DropReason::hint_ignored;
         }
         suspect_after_ns_ = now_ns + kSuspectGapNs;
@@ -220,7 +236,8 @@ class EndpointImpl final : public Endpoint {
     }
 
     bool wants_attempt() const {
-        return config_.role == Role::connect && (suspect_ || silent_ns_ >= config_.reconnect_after_ns);
+        return config_.role == Role::connect &&
+               (suspect_ || silent_ns_ >= config_.reconnect_after_ns);
     }
 
     void keep_connected(uint64_t now_ns) {
@@ -233,7 +250,8 @@ class EndpointImpl final : public Endpoint {
             hold_until_ns_ = 0;
             return;
         }
-        // The peer's site answers hellos. If it still had our session it would answer our probes as well.
+        // The peer's site answers hellos. If it still had our session it would answer our probes as
+        // well.
         if (hold_until_ns_ == 0) {
             hold_until_ns_ = now_ns + std::clamp(4 * session_->pto_ns(), kHoldMinNs, kHoldMaxNs);
             hold_probe_ns_ = now_ns;
@@ -286,7 +304,8 @@ class EndpointImpl final : public Endpoint {
 
 }  // namespace
 
-Result<std::unique_ptr<Endpoint>> Endpoint::create(const EndpointConfig& config, std::shared_ptr<const TlsContext> tls,
+Result<std::unique_ptr<Endpoint>> Endpoint::create(const EndpointConfig& config,
+                                                   std::shared_ptr<const TlsContext> tls,
                                                    uint64_t seed, uint64_t now_ns) {
     EVAC_TRY(validate(config));
     if (tls == nullptr) return make_error(Errc::invalid_argument, "wan: no TLS context");

@@ -49,10 +49,13 @@ void Handshaker::abandon() {
 
 bool Handshaker::active() const {
     if (client_ && client_->answered) return true;
-    return std::any_of(servers_.begin(), servers_.end(), [](const auto& s) { return s && s->dtls; });
+    return std::any_of(servers_.begin(), servers_.end(),
+                       [](const auto& s) { return s && s->dtls; });
 }
 
-std::optional<std::string> Handshaker::take_refusal() { return std::exchange(refusal_, std::nullopt); }
+std::optional<std::string> Handshaker::take_refusal() {
+    return std::exchange(refusal_, std::nullopt);
+}
 
 void Handshaker::report(const std::string& text) {
     if (text == reported_) return;
@@ -60,7 +63,8 @@ void Handshaker::report(const std::string& text) {
     refusal_ = text;
 }
 
-std::optional<DropReason> Handshaker::receive(uint64_t now_ns, const wan_port::UdpAddress& from, ByteSpan datagram) {
+std::optional<DropReason> Handshaker::receive(uint64_t now_ns, const wan_port::UdpAddress& from,
+                                              ByteSpan datagram) {
     if (datagram.size() <= kHandshakeHeaderBytes) return DropReason::too_short;
     ByteReader reader(datagram);
     reader.u8();
@@ -71,8 +75,9 @@ std::optional<DropReason> Handshaker::receive(uint64_t now_ns, const wan_port::U
                                   : receive_as_server(now_ns, from, id, body);
 }
 
-std::optional<DropReason> Handshaker::receive_as_client(uint64_t now_ns, const wan_port::UdpAddress& from, uint64_t id,
-                                                        ByteSpan body) {
+std::optional<DropReason> Handshaker::receive_as_client(uint64_t now_ns,
+                                                        const wan_port::UdpAddress& from,
+                                                        uint64_t id, ByteSpan body) {
     if (!client_ || client_->id != id) return DropReason::handshake_unexpected;
     if (!(from == client_->peer)) return DropReason::wrong_address;
     Attempt& attempt = *client_;
@@ -88,8 +93,9 @@ std::optional<DropReason> Handshaker::receive_as_client(uint64_t now_ns, const w
     return dropped;
 }
 
-std::optional<DropReason> Handshaker::receive_as_server(uint64_t now_ns, const wan_port::UdpAddress& from, uint64_t id,
-                                                        ByteSpan body) {
+std::optional<DropReason> Handshaker::receive_as_server(uint64_t now_ns,
+                                                        const wan_port::UdpAddress& from,
+                                                        uint64_t id, ByteSpan body) {
     for (std::optional<Attempt>& slot : servers_) {
         if (!slot || slot->id != id) continue;
         if (!(from == slot->peer)) return DropReason::wrong_address;
@@ -108,11 +114,13 @@ std::optional<DropReason> Handshaker::receive_as_server(uint64_t now_ns, const w
     std::vector<Bytes> reply;
     std::unique_ptr<DtlsHandshake> accepted;
     switch (listener_.offer(origin, body, reply, accepted)) {
-        case DtlsListener::Verdict::malformed: return DropReason::handshake_malformed;
+        case DtlsListener::Verdict::malformed:
+            return DropReason::handshake_malformed;
         case DtlsListener::Verdict::cookie_sent:
             for (const Bytes& bytes : reply) push(from, id, bytes);
             return DropReason::handshake_no_cookie;
-        case DtlsListener::Verdict::accepted: break;
+        case DtlsListener::Verdict::accepted:
+            break;
     }
     std::optional<Attempt>* slot = free_slot(now_ns);
     if (slot == nullptr) return DropReason::handshake_limited;
@@ -135,17 +143,19 @@ std::optional<Handshaker::Attempt>* Handshaker::free_slot(uint64_t now_ns) {
     return now_ns - (*oldest)->started_ns >= kYoungNs ? oldest : nullptr;
 }
 
-std::optional<DropReason> Handshaker::advance(uint64_t now_ns, Attempt& attempt, DtlsHandshake::Progress progress) {
+std::optional<DropReason> Handshaker::advance(uint64_t now_ns, Attempt& attempt,
+                                              DtlsHandshake::Progress progress) {
     std::vector<Bytes> output = attempt.dtls->take_output();
     if (!output.empty()) {
         attempt.flight = std::move(output);
         attempt.progress_ns = now_ns;
         attempt.resend_ns = now_ns + kResendNs;
-        // The flight that follows the server's certificate carries our Finished: it is the only one of ours that
-        // starts with a Certificate (11) message.
+        // The flight that follows the server's certificate carries our Finished: it is the only one
+        // of ours that starts with a Certificate (11) message.
         const Bytes& first = attempt.flight.front();
-        attempt.committed = attempt.committed || (role_ == Role::connect && first.size() > 13 &&
-                                                  first[0] == std::byte{22} && first[13] == std::byte{11});
+        attempt.committed =
+            attempt.committed || (role_ == Role::connect && first.size() > 13 &&
+                                  first[0] == std::byte{22} && first[13] == std::byte{11});
         send_flight(attempt);
     }
     if (progress == DtlsHandshake::Progress::working) return std::nullopt;

@@ -1,12 +1,17 @@
 #pragma once
-// Handshake attempts: at most one as the connecting side, at most kAttemptsMax as the listening side. Numbers them,
-// resends flights on our timers, applies the limits, and yields the secrets of one that completed.
+// Handshake attempts: at most one as the connecting side, at most kAttemptsMax as the listening
+// side. Numbers them, resends flights on our timers, applies the limits, and yields the secrets of
+// one that completed.
 //
-//   connect:  idle -> hello (resent every kResendNs until answered) -> [hold] -> exchange -> completed
+//   connect:  idle -> hello (resent every kResendNs until answered) -> [hold] -> exchange ->
+//   completed
 //             exchange stalls for kStallNs -> idle ; refused -> idle
-//   hold:     only while an old session exists: the peer's site answers hellos, so either the old session still
-//             lives (the endpoint probes it and calls abandon()) or the peer restarted (it calls proceed())
-//   listen:   hello without cookie: answered, nothing kept ; with cookie: attempt -> completed / refused, whose last
+//   hold:     only while an old session exists: the peer's site answers hellos, so either the old
+//   session still
+//             lives (the endpoint probes it and calls abandon()) or the peer restarted (it calls
+//             proceed())
+//   listen:   hello without cookie: answered, nothing kept ; with cookie: attempt -> completed /
+//   refused, whose last
 //             flight is kept for kLingerNs and resent when the peer asks again
 #include <array>
 #include <cstdint>
@@ -28,8 +33,8 @@ struct CompletedHandshake {
     wan_port::UdpAddress peer;
 };
 
-// One exchange under way, or finished and lingering. (At namespace scope: clang 14 cannot use a nested class with
-// default member initialisers in a std::optional member.)
+// One exchange under way, or finished and lingering. (At namespace scope: clang 14 cannot use a
+// nested class with default member initialisers in a std::optional member.)
 struct HandshakeAttempt {
     uint64_t id = 0;
     wan_port::UdpAddress peer{};
@@ -50,8 +55,9 @@ class Handshaker {
     static constexpr uint64_t kResendNs = 200'000'000;
     static constexpr uint64_t kStallNs = 5'000'000'000;
     static constexpr uint64_t kLingerNs = 10'000'000'000;
-    static constexpr uint64_t kYoungNs = 1'000'000'000;       // an attempt younger than this is not evicted
-    static constexpr uint64_t kRepeatGapNs = 50'000'000;      // between resends that the peer asks for
+    static constexpr uint64_t kYoungNs =
+        1'000'000'000;  // an attempt younger than this is not evicted
+    static constexpr uint64_t kRepeatGapNs = 50'000'000;  // between resends that the peer asks for
     static constexpr uint64_t kRefusedPauseNs = 1'000'000'000;
     static constexpr uint64_t kFailedPauseNs = 250'000'000;
     static constexpr size_t kOutgoingMax = 64;
@@ -68,12 +74,15 @@ class Handshaker {
     uint64_t not_before_ns() const { return not_before_ns_; }
 
     // A datagram of type handshake, whole. Returns why it was dropped, if it was.
-    std::optional<DropReason> receive(uint64_t now_ns, const wan_port::UdpAddress& from, ByteSpan datagram);
+    std::optional<DropReason> receive(uint64_t now_ns, const wan_port::UdpAddress& from,
+                                      ByteSpan datagram);
     void tick(uint64_t now_ns);
     size_t transmit(std::span<std::byte> out, wan_port::UdpAddress& to);
     uint64_t next_timeout_ns() const;
 
-    std::optional<CompletedHandshake> take_completed() { return std::exchange(completed_, std::nullopt); }
+    std::optional<CompletedHandshake> take_completed() {
+        return std::exchange(completed_, std::nullopt);
+    }
     std::optional<std::string> take_refusal();
     uint64_t attempts() const { return attempts_; }
     bool active() const;  // an exchange is under way with an answering peer
@@ -86,12 +95,13 @@ class Handshaker {
         Bytes bytes;
     };
 
-    std::optional<DropReason> receive_as_client(uint64_t now_ns, const wan_port::UdpAddress& from, uint64_t id,
-                                                ByteSpan body);
-    std::optional<DropReason> receive_as_server(uint64_t now_ns, const wan_port::UdpAddress& from, uint64_t id,
-                                                ByteSpan body);
+    std::optional<DropReason> receive_as_client(uint64_t now_ns, const wan_port::UdpAddress& from,
+                                                uint64_t id, ByteSpan body);
+    std::optional<DropReason> receive_as_server(uint64_t now_ns, const wan_port::UdpAddress& from,
+                                                uint64_t id, ByteSpan body);
     // Takes what a step of `attempt` produced; returns handshake_failed when it ended it.
-    std::optional<DropReason> advance(uint64_t now_ns, Attempt& attempt, DtlsHandshake::Progress progress);
+    std::optional<DropReason> advance(uint64_t now_ns, Attempt& attempt,
+                                      DtlsHandshake::Progress progress);
     std::optional<Attempt>* free_slot(uint64_t now_ns);
     void send_flight(const Attempt& attempt);
     void push(const wan_port::UdpAddress& to, uint64_t attempt, const Bytes& bytes);

@@ -36,7 +36,8 @@ void PacketWriter::varint(uint64_t v) {
     if (at == nullptr) return;
     const uint64_t prefix = size == 1 ? 0 : size == 2 ? 1 : size == 4 ? 2 : 3;
     v |= prefix << (8 * size - 2);
-    for (size_t i = 0; i < size; ++i) at[i] = static_cast<std::byte>((v >> (8 * (size - 1 - i))) & 0xff);
+    for (size_t i = 0; i < size; ++i)
+        at[i] = static_cast<std::byte>((v >> (8 * (size - 1 - i))) & 0xff);
 }
 
 void PacketWriter::put(ByteSpan bytes) {
@@ -165,7 +166,8 @@ bool parse_frames(ByteSpan payload, Frames& frames) {
             frames.has_ack = true;
         } else if (type >= kFrameMessage && type < kFrameMessage + kClasses) {
             if (frames.fragment_count == kFragmentsPerPacketMax) return false;
-            if (!parse_fragment(reader, type, frames.fragments[frames.fragment_count])) return false;
+            if (!parse_fragment(reader, type, frames.fragments[frames.fragment_count]))
+                return false;
             ++frames.fragment_count;
             frames.elicits_ack = true;
         } else if (type >= kFrameSkippable) {

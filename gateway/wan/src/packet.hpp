@@ -1,19 +1,24 @@
 #pragma once
-// Datagrams and frames: the codec only, no state. All integers little-endian except varints (QUIC's, RFC 9000
-// section 16: the two top bits of the first byte give the length 1, 2, 4 or 8; big-endian).
+// Datagrams and frames: the codec only, no state. All integers little-endian except varints
+// (QUIC's, RFC 9000 section 16: the two top bits of the first byte give the length 1, 2, 4 or 8;
+// big-endian).
 //
 //   handshake  = 0x01 version(1)=0x01 attempt(8) dtls-records
-//   data       = 0x02 phase(1) tag(4) number(8) sealed-frames gcm-tag(16)      header(14) is the AAD
-//   hint       = 0x03 version(1)=0x01 tag(4) number(8)          "I have no such session": unauthenticated, a hint
+//   data       = 0x02 phase(1) tag(4) number(8) sealed-frames gcm-tag(16)      header(14) is the
+//   AAD hint       = 0x03 version(1)=0x01 tag(4) number(8)          "I have no such session":
+//   unauthenticated, a hint
 //
 //   frame      = PADDING | PING | ACK | MESSAGE | skippable
 //   PADDING    = 0x00
 //   PING       = 0x01
-//   ACK        = 0x02 largest(v) delay_us(v) extra(v) first(v) {gap(v) length(v)}*extra  {bytes(v) messages(v)}*4
-//                first = packets acknowledged below `largest`, contiguous; gap = missing packets - 1;
-//                length = acknowledged packets - 1; then per class the credit: cumulative bytes and messages
+//   ACK        = 0x02 largest(v) delay_us(v) extra(v) first(v) {gap(v) length(v)}*extra  {bytes(v)
+//   messages(v)}*4
+//                first = packets acknowledged below `largest`, contiguous; gap = missing packets -
+//                1; length = acknowledged packets - 1; then per class the credit: cumulative bytes
+//                and messages
 //   MESSAGE    = 0x10+class message(v) total(v) offset(v) length(v) bytes
-//   skippable  = type(1) >= 0x40, length(v), bytes              ignored when unknown: room for later extensions
+//   skippable  = type(1) >= 0x40, length(v), bytes              ignored when unknown: room for
+//   later extensions
 #include <array>
 #include <cstdint>
 #include <span>

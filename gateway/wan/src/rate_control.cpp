@@ -9,14 +9,17 @@ constexpr std::array<double, 8> kCycle{1.25, 0.75, 1, 1, 1, 1, 1, 1};
 constexpr double kDrainGain = 1 / RateControl::kStartupGain;
 constexpr double kFullGrowth = 1.25;
 constexpr uint32_t kFullRounds = 3;
-constexpr uint64_t kWindowMinBytes = 12'000;       // 8 packets
-constexpr uint64_t kWindowAllowanceBytes = 9'000;  // acknowledgements come for several packets at once
+constexpr uint64_t kWindowMinBytes = 12'000;  // 8 packets
+constexpr uint64_t kWindowAllowanceBytes =
+    9'000;  // acknowledgements come for several packets at once
 constexpr uint64_t kProbeRttNs = 60'000'000;
 constexpr double kProbeRttGain = 0.5;
 constexpr uint64_t kAckDelayNs = 3'000'000;
 constexpr double kMargin = 0.99;  // pace a little below the path, so that a queue drains
 
-uint64_t scaled(uint64_t value, double factor) { return static_cast<uint64_t>(static_cast<double>(value) * factor); }
+uint64_t scaled(uint64_t value, double factor) {
+    return static_cast<uint64_t>(static_cast<double>(value) * factor);
+}
 
 uint64_t bytes_in(uint64_t rate, uint64_t ns) {
     return static_cast<uint64_t>(static_cast<double>(rate) * static_cast<double>(ns) / 1e9);
@@ -24,7 +27,8 @@ uint64_t bytes_in(uint64_t rate, uint64_t ns) {
 
 }  // namespace
 
-RateControl::RateControl(const RateLimits& limits, uint64_t now_ns) : limits_(limits), delivered_ns_(now_ns) {
+RateControl::RateControl(const RateLimits& limits, uint64_t now_ns)
+    : limits_(limits), delivered_ns_(now_ns) {
     first_sent_ns_ = now_ns;
     min_rtt_at_ns_ = now_ns;
     next_send_ns_ = now_ns;
@@ -41,12 +45,15 @@ uint64_t RateControl::rate_bytes_per_s() const {
     return best == 0 ? limits_.start_bytes_per_s : best;
 }
 
-uint64_t RateControl::bdp_bytes() const { return bytes_in(rate_bytes_per_s(), min_rtt_ns()); }
+uint64_t RateControl::bdp_bytes() const {
+    return bytes_in(rate_bytes_per_s(), min_rtt_ns());
+}
 
 void RateControl::charge(uint64_t now_ns, uint64_t bytes) {
     const uint64_t earliest = now_ns > kBurstNs ? now_ns - kBurstNs : 0;
-    next_send_ns_ = std::max(next_send_ns_, earliest) +
-                    static_cast<uint64_t>(static_cast<double>(bytes) * 1e9 / static_cast<double>(pacing_));
+    next_send_ns_ =
+        std::max(next_send_ns_, earliest) +
+        static_cast<uint64_t>(static_cast<double>(bytes) * 1e9 / static_cast<double>(pacing_));
 }
 
 DeliverySnapshot RateControl::on_sent(uint64_t now_ns, uint64_t inflight_before) {
@@ -57,9 +64,12 @@ DeliverySnapshot RateControl::on_sent(uint64_t now_ns, uint64_t inflight_before)
     return {delivered_, delivered_ns_, first_sent_ns_, app_limited_until_ != 0};
 }
 
-void RateControl::on_app_limited(uint64_t inflight) { app_limited_until_ = std::max<uint64_t>(delivered_ + inflight, 1); }
+void RateControl::on_app_limited(uint64_t inflight) {
+    app_limited_until_ = std::max<uint64_t>(delivered_ + inflight, 1);
+}
 
-void RateControl::on_acked(uint64_t now_ns, uint64_t sent_ns, uint64_t bytes, const DeliverySnapshot& snapshot) {
+void RateControl::on_acked(uint64_t now_ns, uint64_t sent_ns, uint64_t bytes,
+                           const DeliverySnapshot& snapshot) {
     delivered_ += bytes;
     delivered_ns_ = now_ns;
     round_acked_ += bytes;
@@ -78,7 +88,8 @@ void RateControl::on_rtt(uint64_t now_ns, uint64_t rtt_ns) {
     }
 }
 
-void RateControl::on_ack_end(uint64_t now_ns, uint64_t inflight, uint64_t lost_bytes, bool after_outage) {
+void RateControl::on_ack_end(uint64_t now_ns, uint64_t inflight, uint64_t lost_bytes,
+                             bool after_outage) {
     round_lost_ += lost_bytes;
     round_outage_ = round_outage_ || after_outage;
     if (lost_bytes > 0) phase_lost_ = true;
@@ -95,7 +106,8 @@ void RateControl::on_ack_end(uint64_t now_ns, uint64_t inflight, uint64_t lost_b
     // Shorter than a round trip: the acknowledgements were bunched, the quotient means nothing.
     if (interval >= min_rtt_ns() && interval > 0) {
         const uint64_t bytes = delivered_ - ack_newest_.delivered_bytes;
-        const auto sample = static_cast<uint64_t>(static_cast<double>(bytes) * 1e9 / static_cast<double>(interval));
+        const auto sample =
+            static_cast<uint64_t>(static_cast<double>(bytes) * 1e9 / static_cast<double>(interval));
         if (!ack_newest_.app_limited || sample > rate_bytes_per_s()) {
             uint64_t& slot = filter_[round_ % kFilterRounds];
             slot = std::max(slot, sample);
@@ -109,7 +121,8 @@ void RateControl::on_ack_end(uint64_t now_ns, uint64_t inflight, uint64_t lost_b
 
 void RateControl::end_round(bool after_outage) {
     const uint64_t total = round_acked_ + round_lost_;
-    const double loss = total == 0 ? 0 : static_cast<double>(round_lost_) / static_cast<double>(total);
+    const double loss =
+        total == 0 ? 0 : static_cast<double>(round_lost_) / static_cast<double>(total);
     const bool counted = !round_outage_ && total > 0;
     if (counted) loss_smoothed_ += 0.1 * (loss - loss_smoothed_);
 
@@ -134,7 +147,8 @@ void RateControl::end_round(bool after_outage) {
         ++round_;
         filter_[round_ % kFilterRounds] = 0;
     }
-    if (mode_ == Mode::startup && counted && loss > kLossShrink && round_acked_ > 0) full_rounds_ = kFullRounds;
+    if (mode_ == Mode::startup && counted && loss > kLossShrink && round_acked_ > 0)
+        full_rounds_ = kFullRounds;
     round_sampled_ = false;
     round_outage_ = after_outage;
     round_acked_ = round_lost_ = 0;
@@ -166,7 +180,8 @@ void RateControl::update_cycle(uint64_t now_ns, uint64_t inflight) {
     bool over = elapsed >= rtt;
     if (pacing_gain_ > 1) {
         // Push until the extra is really in flight, or the path objects.
-        over = over && (phase_lost_ || inflight >= scaled(bdp_bytes(), pacing_gain_) || elapsed >= 2 * rtt);
+        over = over &&
+               (phase_lost_ || inflight >= scaled(bdp_bytes(), pacing_gain_) || elapsed >= 2 * rtt);
     } else if (pacing_gain_ < 1) {
         over = over || inflight <= bdp_bytes();
     }
@@ -202,10 +217,13 @@ void RateControl::update_probe_rtt(uint64_t now_ns) {
 
 void RateControl::update_outputs() {
     const uint64_t wanted = scaled(rate_bytes_per_s(), pacing_gain_ * kMargin);
-    pacing_ = std::clamp(wanted, std::max<uint64_t>(limits_.floor_bytes_per_s, 1), limits_.ceiling_bytes_per_s);
-    const uint64_t rate = std::clamp(rate_bytes_per_s(), limits_.floor_bytes_per_s, limits_.ceiling_bytes_per_s);
-    window_bytes_ = std::max(kWindowMinBytes, scaled(bytes_in(rate, min_rtt_ns()), window_gain_) +
-                                                  kWindowAllowanceBytes + bytes_in(rate, kAckDelayNs));
+    pacing_ = std::clamp(wanted, std::max<uint64_t>(limits_.floor_bytes_per_s, 1),
+                         limits_.ceiling_bytes_per_s);
+    const uint64_t rate =
+        std::clamp(rate_bytes_per_s(), limits_.floor_bytes_per_s, limits_.ceiling_bytes_per_s);
+    window_bytes_ =
+        std::max(kWindowMinBytes, scaled(bytes_in(rate, min_rtt_ns()), window_gain_) +
+                                      kWindowAllowanceBytes + bytes_in(rate, kAckDelayNs));
 }
 
 }  // namespace evac::wan

@@ -1,12 +1,14 @@
 #pragma once
-// How fast to send: delivery-rate based (after BBR, draft-cardwell-iccrg-bbr-congestion-control), so that random loss
-// does not slow it down and the queue stays in our process. Bytes count kWireOverheadBytes per packet.
+// How fast to send: delivery-rate based (after BBR, draft-cardwell-iccrg-bbr-congestion-control),
+// so that random loss does not slow it down and the queue stays in our process. Bytes count
+// kWireOverheadBytes per packet.
 //
 //   startup -> drain -> steady (gains 1.25, 0.75, then 1 x 6, one minimum RTT each) <-> probe_rtt
 //   rate   = windowed maximum of delivery-rate samples over the last kFilterRounds rounds
-//   pacing = gain x rate, within [floor, ceiling]      window = gain x rate x minimum RTT + allowance
-// A round in which much is lost (> kLossShrink: the path has become slower, or a policer) shortens the filter to the
-// last two rounds. Losses that an outage explains are not counted.
+//   pacing = gain x rate, within [floor, ceiling]      window = gain x rate x minimum RTT +
+//   allowance
+// A round in which much is lost (> kLossShrink: the path has become slower, or a policer) shortens
+// the filter to the last two rounds. Losses that an outage explains are not counted.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -35,7 +37,8 @@ class RateControl {
     static constexpr double kLossShrink = 0.2;
     static constexpr uint64_t kRttWindowNs = 10'000'000'000;
     static constexpr uint64_t kInitialRttNs = 100'000'000;
-    static constexpr uint64_t kBurstNs = 2'000'000;  // pacing may catch up this much after a late wake-up
+    static constexpr uint64_t kBurstNs =
+        2'000'000;  // pacing may catch up this much after a late wake-up
 
     RateControl(const RateLimits& limits, uint64_t now_ns);
 
@@ -43,15 +46,17 @@ class RateControl {
 
     DeliverySnapshot on_sent(uint64_t now_ns, uint64_t inflight_before);
     // One packet newly acknowledged; call for each packet of an ack, then on_ack_end once.
-    void on_acked(uint64_t now_ns, uint64_t sent_ns, uint64_t bytes, const DeliverySnapshot& snapshot);
+    void on_acked(uint64_t now_ns, uint64_t sent_ns, uint64_t bytes,
+                  const DeliverySnapshot& snapshot);
     void on_ack_end(uint64_t now_ns, uint64_t inflight, uint64_t lost_bytes, bool after_outage);
     void on_rtt(uint64_t now_ns, uint64_t rtt_ns);
-    // Nothing more to send though the window had room: samples until this is delivered do not show the path's limit.
+    // Nothing more to send though the window had room: samples until this is delivered do not show
+    // the path's limit.
     void on_app_limited(uint64_t inflight);
 
     uint64_t window_bytes() const { return window_bytes_; }
     uint64_t pacing_bytes_per_s() const { return pacing_; }
-    uint64_t rate_bytes_per_s() const;      // the filter's maximum; start rate before the first sample
+    uint64_t rate_bytes_per_s() const;  // the filter's maximum; start rate before the first sample
     uint64_t min_rtt_ns() const { return min_rtt_ns_ == UINT64_MAX ? kInitialRttNs : min_rtt_ns_; }
     uint64_t loss_ppm() const { return static_cast<uint64_t>(loss_smoothed_ * 1e6); }
     bool in_startup() const { return mode_ == Mode::startup; }

@@ -19,7 +19,8 @@ bool IntervalSet::insert(uint32_t begin, uint32_t end) {
     while (at < size_ && items_[at].end < begin) ++at;
     if (at == size_ || items_[at].begin > end) {
         if (size_ == kIntervalsMax) return false;
-        std::copy_backward(items_.begin() + static_cast<ptrdiff_t>(at), items_.begin() + static_cast<ptrdiff_t>(size_),
+        std::copy_backward(items_.begin() + static_cast<ptrdiff_t>(at),
+                           items_.begin() + static_cast<ptrdiff_t>(size_),
                            items_.begin() + static_cast<ptrdiff_t>(size_ + 1));
         items_[at] = {begin, end};
         ++size_;
@@ -32,7 +33,8 @@ bool IntervalSet::insert(uint32_t begin, uint32_t end) {
         items_[at].end = std::max(items_[at].end, items_[above].end);
         ++above;
     }
-    std::copy(items_.begin() + static_cast<ptrdiff_t>(above), items_.begin() + static_cast<ptrdiff_t>(size_),
+    std::copy(items_.begin() + static_cast<ptrdiff_t>(above),
+              items_.begin() + static_cast<ptrdiff_t>(size_),
               items_.begin() + static_cast<ptrdiff_t>(at + 1));
     size_ -= above - at - 1;
     return true;
@@ -50,12 +52,13 @@ ReceiveStream::Verdict ReceiveStream::check(const Fragment& f, uint64_t& planned
     const Slot& s = slots_[f.message % kReceiveMessagesMax];
     if (!s.active) {
         planned_bytes += message_cost(f.total);
-        return reserved_cost_ + planned_bytes <= window_bytes_ ? Verdict::ok : Verdict::flow_violation;
+        return reserved_cost_ + planned_bytes <= window_bytes_ ? Verdict::ok
+                                                               : Verdict::flow_violation;
     }
     if (s.complete) return Verdict::duplicate;
     if (s.bytes.size() != f.total) return Verdict::inconsistent;
-    // A packet holds at most kFragmentsPerPacketMax pieces: near the limit only those that merge are taken, so that
-    // apply() cannot fail half-way through a packet.
+    // A packet holds at most kFragmentsPerPacketMax pieces: near the limit only those that merge
+    // are taken, so that apply() cannot fail half-way through a packet.
     if (s.pieces.size() + kFragmentsPerPacketMax > kIntervalsMax &&
         s.pieces.separate(f.offset, f.offset + static_cast<uint32_t>(f.bytes.size()))) {
         return Verdict::full;
@@ -76,7 +79,8 @@ void ReceiveStream::apply(const Fragment& f) {
     // Two fragments of one packet may disagree about a new message's size, or complete it twice.
     if (s.complete || s.bytes.size() != f.total) return;
     std::memcpy(s.bytes.data() + f.offset, f.bytes.data(), f.bytes.size());
-    const bool inserted = s.pieces.insert(f.offset, f.offset + static_cast<uint32_t>(f.bytes.size()));
+    const bool inserted =
+        s.pieces.insert(f.offset, f.offset + static_cast<uint32_t>(f.bytes.size()));
     EVAC_ASSERT(inserted);
     if (s.pieces.size() == 1 && s.pieces.covered() == f.total) {
         s.complete = true;

@@ -1,6 +1,7 @@
 #pragma once
-// The receiving half of one class in one session: reassembles messages, delivers them in order once each, and says
-// how much more may come. Memory: at most `window_bytes` of messages plus a fixed table.
+// The receiving half of one class in one session: reassembles messages, delivers them in order once
+// each, and says how much more may come. Memory: at most `window_bytes` of messages plus a fixed
+// table.
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -21,7 +22,8 @@ class IntervalSet {
     struct Interval {
         uint32_t begin = 0, end = 0;
     };
-    // False when the piece would need one interval more than there is room for; then nothing changed.
+    // False when the piece would need one interval more than there is room for; then nothing
+    // changed.
     bool insert(uint32_t begin, uint32_t end);
     // Whether inserting adds a separate interval.
     bool separate(uint32_t begin, uint32_t end) const;
@@ -36,17 +38,20 @@ class IntervalSet {
 
 class ReceiveStream {
   public:
-    explicit ReceiveStream(size_t window_bytes) : window_bytes_(window_bytes), slots_(kReceiveMessagesMax) {}
+    explicit ReceiveStream(size_t window_bytes)
+        : window_bytes_(window_bytes), slots_(kReceiveMessagesMax) {}
 
     enum class Verdict : uint8_t { ok, duplicate, flow_violation, inconsistent, full };
-    // Whether `fragment` may be applied; `planned_bytes` is the cost of new messages already checked in this packet and
-    // grows by this one's.
+    // Whether `fragment` may be applied; `planned_bytes` is the cost of new messages already
+    // checked in this packet and grows by this one's.
     Verdict check(const Fragment& fragment, uint64_t& planned_bytes) const;
     // After check() said ok or duplicate for all fragments of the packet; ignores duplicates.
     void apply(const Fragment& fragment);
 
     std::optional<Bytes> take();
-    bool ready() const { return next_ < kVarintMax && slots_[next_ % kReceiveMessagesMax].complete; }
+    bool ready() const {
+        return next_ < kVarintMax && slots_[next_ % kReceiveMessagesMax].complete;
+    }
 
     Credit credit() const { return {taken_cost_ + window_bytes_, next_ + kReceiveMessagesMax}; }
     uint64_t held_bytes() const { return reserved_cost_; }

@@ -5,7 +5,10 @@
 namespace evac::wan {
 
 Recovery::Recovery(RateControl& rate, uint64_t probe_interval_ns, uint64_t now_ns)
-    : rate_(rate), probe_interval_ns_(probe_interval_ns), packets_(kInflightPacketsMax), progress_ns_(now_ns) {}
+    : rate_(rate),
+      probe_interval_ns_(probe_interval_ns),
+      packets_(kInflightPacketsMax),
+      progress_ns_(now_ns) {}
 
 SentPacket& Recovery::prepare() {
     SentPacket& p = at(next_number_);
@@ -40,7 +43,8 @@ void Recovery::account_acked(uint64_t now_ns, SentPacket& p) {
         ++spurious_packets_;
         const uint64_t took = now_ns - p.sent_ns;
         const uint64_t expected = std::max(srtt_ns_, latest_rtt_ns_);
-        if (took > expected) reorder_ns_ = std::max(reorder_ns_, std::min(took - expected, srtt_ns_));
+        if (took > expected)
+            reorder_ns_ = std::max(reorder_ns_, std::min(took - expected, srtt_ns_));
     } else {
         inflight_ -= p.wire_bytes;
         --outstanding_;
@@ -55,7 +59,8 @@ void Recovery::finish_ack(uint64_t now_ns, const AckFrame& ack) {
     pto_from_ns_ = now_ns;
     pto_count_ = 0;
     if (newest_ == nullptr) return;
-    if (newest_->number == ack.ranges[0].last) sample_rtt(now_ns, now_ns - newest_->sent_ns, ack.delay_us * 1000);
+    if (newest_->number == ack.ranges[0].last)
+        sample_rtt(now_ns, now_ns - newest_->sent_ns, ack.delay_us * 1000);
     if (!has_acked_ || newest_->number > largest_acked_) {
         largest_acked_ = newest_->number;
         has_acked_ = true;
@@ -92,7 +97,8 @@ uint64_t Recovery::pto_ns() const {
 
 uint64_t Recovery::pto_timer_ns() const {
     if (outstanding_ == 0) return UINT64_MAX;
-    // No exponential back-off: after two tries, a probe at the fixed interval for as long as the outage lasts.
+    // No exponential back-off: after two tries, a probe at the fixed interval for as long as the
+    // outage lasts.
     return pto_from_ns_ + (pto_count_ < 2 ? pto_ns() : probe_interval_ns_);
 }
 

@@ -1,7 +1,7 @@
 #pragma once
-// What is in flight: RTT, loss by time and packet number (after RACK), tail probes. A packet is lost when one sent
-// later was acknowledged and a round trip plus the reordering allowance has passed since it was sent. The allowance
-// widens when a packet thought lost arrives after all.
+// What is in flight: RTT, loss by time and packet number (after RACK), tail probes. A packet is
+// lost when one sent later was acknowledged and a round trip plus the reordering allowance has
+// passed since it was sent. The allowance widens when a packet thought lost arrives after all.
 #include <array>
 #include <cstdint>
 #include <vector>
@@ -39,15 +39,16 @@ struct RecoveryOutcome {
 class Recovery {
   public:
     static constexpr uint64_t kGranularityNs = 1'000'000;
-    static constexpr uint64_t kPeerAckDelayNs = 5'000'000;  // the peer's largest delay of an acknowledgement
+    static constexpr uint64_t kPeerAckDelayNs =
+        5'000'000;  // the peer's largest delay of an acknowledgement
 
     Recovery(RateControl& rate, uint64_t probe_interval_ns, uint64_t now_ns);
 
     uint64_t next_number() const { return next_number_; }
     // Data may go out; acknowledgements and probes may always.
     bool room() const { return next_number_ - base_ < kInflightPacketsMax - kInflightReserve; }
-    // Frees the record that the next packet needs: a packet still outstanding there is given up as lost. Happens only
-    // when thousands of acknowledgements went out while nothing came back.
+    // Frees the record that the next packet needs: a packet still outstanding there is given up as
+    // lost. Happens only when thousands of acknowledgements went out while nothing came back.
     template <class Lost>
     void make_room(Lost&& lost) {
         for (; next_number_ - base_ >= kInflightPacketsMax; ++base_) {
@@ -59,9 +60,11 @@ class Recovery {
     SentPacket& prepare();
     void on_sent(uint64_t now_ns, uint32_t wire_bytes, bool elicits_ack);
 
-    // Calls acked(const SentPacket&) and lost(const SentPacket&) for what changes. False: acknowledges what was never sent.
+    // Calls acked(const SentPacket&) and lost(const SentPacket&) for what changes. False:
+    // acknowledges what was never sent.
     template <class Acked, class Lost>
-    bool on_ack(uint64_t now_ns, const AckFrame& ack, RecoveryOutcome& outcome, Acked&& acked, Lost&& lost) {
+    bool on_ack(uint64_t now_ns, const AckFrame& ack, RecoveryOutcome& outcome, Acked&& acked,
+                Lost&& lost) {
         if (ack.ranges[0].last >= next_number_) return false;
         const bool after_outage = now_ns - progress_ns_ > outage_ns();
         newest_ = nullptr;
@@ -96,8 +99,8 @@ class Recovery {
     }
 
     uint64_t loss_timer_ns() const { return loss_ns_; }
-    uint64_t pto_timer_ns() const;   // UINT64_MAX when nothing is outstanding
-    void on_pto(uint64_t now_ns);    // the caller sends a probe
+    uint64_t pto_timer_ns() const;  // UINT64_MAX when nothing is outstanding
+    void on_pto(uint64_t now_ns);   // the caller sends a probe
 
     uint64_t inflight_bytes() const { return inflight_; }
     uint64_t outstanding() const { return outstanding_; }
@@ -106,8 +109,11 @@ class Recovery {
     uint64_t progress_ns() const { return progress_ns_; }
     uint64_t lost_packets() const { return lost_packets_; }
     uint64_t spurious_packets() const { return spurious_packets_; }
-    // Highest key generation (mod 256) of an acknowledged packet is current: the ratchet may move on.
-    bool generation_acked(uint8_t generation) const { return acked_generation_valid_ && acked_generation_ == generation; }
+    // Highest key generation (mod 256) of an acknowledged packet is current: the ratchet may move
+    // on.
+    bool generation_acked(uint8_t generation) const {
+        return acked_generation_valid_ && acked_generation_ == generation;
+    }
 
   private:
     template <class Lost>
@@ -125,10 +131,12 @@ class Recovery {
     uint64_t loss_delay_ns() const;
     uint64_t outage_ns() const { return 3 * pto_ns(); }
 
-    // Visits the packets of a range that are newly acknowledged, newest first; skips runs acknowledged before.
+    // Visits the packets of a range that are newly acknowledged, newest first; skips runs
+    // acknowledged before.
     template <class Visit>
     void scan_range(const AckRange& range, Visit&& visit) {
-        const uint64_t oldest = next_number_ > kInflightPacketsMax ? next_number_ - kInflightPacketsMax : 0;
+        const uint64_t oldest =
+            next_number_ > kInflightPacketsMax ? next_number_ - kInflightPacketsMax : 0;
         if (range.last < oldest) return;
         const uint64_t low = range.first > oldest ? range.first : oldest;
         uint64_t number = range.last;
@@ -148,7 +156,8 @@ class Recovery {
             number = reached - 1;
         }
         SentPacket& top = at(range.last);
-        if (top.number == range.last && top.state == SentPacket::State::acked && reached < top.run_low) {
+        if (top.number == range.last && top.state == SentPacket::State::acked &&
+            reached < top.run_low) {
             top.run_low = reached;
         }
     }

@@ -7,7 +7,10 @@
 namespace evac::wan {
 
 SendStream::SendStream(Class c, size_t send_bytes_max, size_t payload_bytes_max)
-    : class_(c), send_bytes_max_(send_bytes_max), payload_bytes_max_(payload_bytes_max), slots_(kSendMessagesMax) {
+    : class_(c),
+      send_bytes_max_(send_bytes_max),
+      payload_bytes_max_(payload_bytes_max),
+      slots_(kSendMessagesMax) {
     EVAC_ASSERT(payload_bytes_max_ >= kChunkBytesMin + kMessageHeaderBytesMax);
 }
 
@@ -53,7 +56,8 @@ std::optional<ChunkRef> SendStream::next() const {
             return ChunkRef{m, static_cast<uint16_t>(chunk), class_};
         }
     }
-    if (unsent_ < end_ && credit_covers(unsent_)) return ChunkRef{unsent_, slot(unsent_).sent, class_};
+    if (unsent_ < end_ && credit_covers(unsent_))
+        return ChunkRef{unsent_, slot(unsent_).sent, class_};
     return std::nullopt;
 }
 
@@ -66,7 +70,9 @@ std::optional<ChunkRef> SendStream::oldest() const {
     return std::nullopt;
 }
 
-bool SendStream::blocked_by_credit() const { return unsent_ < end_ && !credit_covers(unsent_); }
+bool SendStream::blocked_by_credit() const {
+    return unsent_ < end_ && !credit_covers(unsent_);
+}
 
 Fragment SendStream::fragment(const ChunkRef& ref) const {
     EVAC_ASSERT(live(ref));

@@ -1,6 +1,6 @@
 #pragma once
-// The sending half of one class in one session: messages wait, go out in chunks of equal size, and stay until every
-// chunk is acknowledged. Memory: the messages themselves plus a fixed table.
+// The sending half of one class in one session: messages wait, go out in chunks of equal size, and
+// stay until every chunk is acknowledged. Memory: the messages themselves plus a fixed table.
 #include <array>
 #include <bitset>
 #include <cstdint>
@@ -18,10 +18,13 @@ inline constexpr size_t kChunkBytesMin = 1024;    // kMessageBytesMax / kChunksM
 inline constexpr size_t kSendMessagesMax = 1024;  // accepted and unacknowledged, per class
 // What a message costs of the peer's window besides its bytes: table slot and allocator.
 inline constexpr uint64_t kMessageCostBytes = 128;
-// Every receiver offers at least this much per class, so that data can follow the handshake at once.
+// Every receiver offers at least this much per class, so that data can follow the handshake at
+// once.
 inline constexpr uint64_t kInitialCreditBytes = 512 * 1024;
 inline constexpr uint64_t kInitialCreditMessages = 256;
-inline uint64_t message_cost(uint64_t size) { return size + kMessageCostBytes; }
+inline uint64_t message_cost(uint64_t size) {
+    return size + kMessageCostBytes;
+}
 
 struct ChunkRef {
     uint64_t message = 0;
@@ -31,12 +34,14 @@ struct ChunkRef {
 
 class SendStream {
   public:
-    // payload_bytes_max: room for frames in a packet, at least kChunkBytesMin + kMessageHeaderBytesMax.
+    // payload_bytes_max: room for frames in a packet, at least kChunkBytesMin +
+    // kMessageHeaderBytesMax.
     SendStream(Class c, size_t send_bytes_max, size_t payload_bytes_max);
 
     bool push(Bytes&& message);  // false: full, untouched
 
-    // What should go next: a chunk that was lost, else one never sent that the peer's credit allows.
+    // What should go next: a chunk that was lost, else one never sent that the peer's credit
+    // allows.
     std::optional<ChunkRef> next() const;
     // The oldest chunk not acknowledged, for a tail probe.
     std::optional<ChunkRef> oldest() const;
@@ -63,7 +68,7 @@ class SendStream {
         uint64_t cost_end = 0;  // cumulative cost up to and with this message
         uint32_t chunk_bytes = 0;
         uint16_t chunks = 0;
-        uint16_t sent = 0;   // chunks put on the wire at least once: [0, sent)
+        uint16_t sent = 0;  // chunks put on the wire at least once: [0, sent)
         uint16_t acked = 0;
         std::bitset<kChunksMax> acked_set;
         std::bitset<kChunksMax> lost_set;
@@ -78,9 +83,9 @@ class SendStream {
     size_t send_bytes_max_;
     size_t payload_bytes_max_;
     std::vector<Slot> slots_;
-    uint64_t base_ = 0;     // oldest message not complete
-    uint64_t unsent_ = 0;   // first message with a chunk never sent
-    uint64_t end_ = 0;      // next message number
+    uint64_t base_ = 0;    // oldest message not complete
+    uint64_t unsent_ = 0;  // first message with a chunk never sent
+    uint64_t end_ = 0;     // next message number
     uint64_t cost_ = 0;
     Credit credit_{kInitialCreditBytes, kInitialCreditMessages};
     uint64_t lost_chunks_ = 0;

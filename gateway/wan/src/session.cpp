@@ -7,17 +7,19 @@
 namespace evac::wan {
 namespace {
 
-constexpr uint64_t kControlExtraBytes = 32 * 1024;   // control may exceed the window by this much
-constexpr uint64_t kControlDebtNs = 5'000'000;       // and run ahead of the pacing by this much
+constexpr uint64_t kControlExtraBytes = 32 * 1024;  // control may exceed the window by this much
+constexpr uint64_t kControlDebtNs = 5'000'000;      // and run ahead of the pacing by this much
 constexpr uint64_t kPacingQuantumNs = 250'000;      // wake up for several packets at once
 constexpr uint32_t kProbesMax = 2;
 
-uint64_t wire_size(size_t datagram) { return datagram + kWireOverheadBytes; }
+uint64_t wire_size(size_t datagram) {
+    return datagram + kWireOverheadBytes;
+}
 
 }  // namespace
 
-Session::Session(const EndpointConfig& config, const SessionSecrets& secrets, uint64_t start_bits_per_s,
-                 uint64_t now_ns)
+Session::Session(const EndpointConfig& config, const SessionSecrets& secrets,
+                 uint64_t start_bits_per_s, uint64_t now_ns)
     : config_(config),
       id_(secrets.id),
       tag_(secrets.tag),
@@ -48,18 +50,25 @@ std::optional<DropReason> Session::receive(uint64_t now_ns, ByteSpan datagram) {
     if (!read_data_header(datagram, header)) return DropReason::too_short;
     if (datagram.size() > plain_.size() || header.number > kVarintMax) return DropReason::bad_tag;
     switch (replay_.check(header.number)) {
-        case ReplayWindow::Verdict::fresh: break;
-        case ReplayWindow::Verdict::replayed: return DropReason::replayed;
-        case ReplayWindow::Verdict::too_old: return DropReason::too_old;
+        case ReplayWindow::Verdict::fresh:
+            break;
+        case ReplayWindow::Verdict::replayed:
+            return DropReason::replayed;
+        case ReplayWindow::Verdict::too_old:
+            return DropReason::too_old;
     }
     const size_t sealed_size = datagram.size() - kDataHeaderBytes - kTagBytes;
     const std::span<std::byte> plain(plain_.data(), sealed_size);
     const uint64_t generation = open_.generation();
     switch (open_.open(header.phase, header.number, datagram.first(kDataHeaderBytes),
-                       datagram.subspan(kDataHeaderBytes, sealed_size), datagram.last(kTagBytes), plain)) {
-        case OpenKeys::Outcome::ok: break;
-        case OpenKeys::Outcome::bad_phase: return DropReason::bad_phase;
-        case OpenKeys::Outcome::bad_tag: return DropReason::bad_tag;
+                       datagram.subspan(kDataHeaderBytes, sealed_size), datagram.last(kTagBytes),
+                       plain)) {
+        case OpenKeys::Outcome::ok:
+            break;
+        case OpenKeys::Outcome::bad_phase:
+            return DropReason::bad_phase;
+        case OpenKeys::Outcome::bad_tag:
+            return DropReason::bad_tag;
     }
     rekeys_ += open_.generation() - generation;
     replay_.mark(header.number);
@@ -68,7 +77,8 @@ std::optional<DropReason> Session::receive(uint64_t now_ns, ByteSpan datagram) {
     return receive_payload(now_ns, header.number, plain);
 }
 
-std::optional<DropReason> Session::receive_payload(uint64_t now_ns, uint64_t number, ByteSpan payload) {
+std::optional<DropReason> Session::receive_payload(uint64_t now_ns, uint64_t number,
+                                                   ByteSpan payload) {
     if (!parse_frames(payload, frames_)) return DropReason::malformed_frame;
     if (const auto refused = check_fragments(frames_)) return refused;
     if (frames_.has_ack) {
@@ -76,7 +86,8 @@ std::optional<DropReason> Session::receive_payload(uint64_t now_ns, uint64_t num
         const bool sane = recovery_.on_ack(
             now_ns, frames_.ack, outcome,
             [&](const SentPacket& p) {
-                for (size_t i = 0; i < p.chunk_count; ++i) send_[index(p.chunks[i].c)].mark_acked(p.chunks[i]);
+                for (size_t i = 0; i < p.chunk_count; ++i)
+                    send_[index(p.chunks[i].c)].mark_acked(p.chunks[i]);
             },
             [&](const SentPacket& p) { on_lost(p); });
         if (!sane) return DropReason::malformed_frame;
@@ -95,17 +106,22 @@ std::optional<DropReason> Session::check_fragments(const Frames& frames) const {
         const Fragment& f = frames.fragments[i];
         switch (receive_[index(f.c)].check(f, planned[index(f.c)])) {
             case ReceiveStream::Verdict::ok:
-            case ReceiveStream::Verdict::duplicate: break;
-            case ReceiveStream::Verdict::flow_violation: return DropReason::flow_violation;
-            case ReceiveStream::Verdict::inconsistent: return DropReason::malformed_frame;
-            case ReceiveStream::Verdict::full: return DropReason::reassembly_full;
+            case ReceiveStream::Verdict::duplicate:
+                break;
+            case ReceiveStream::Verdict::flow_violation:
+                return DropReason::flow_violation;
+            case ReceiveStream::Verdict::inconsistent:
+                return DropReason::malformed_frame;
+            case ReceiveStream::Verdict::full:
+                return DropReason::reassembly_full;
         }
     }
     return std::nullopt;
 }
 
 void Session::on_lost(const SentPacket& packet) {
-    for (size_t i = 0; i < packet.chunk_count; ++i) send_[index(packet.chunks[i].c)].mark_lost(packet.chunks[i]);
+    for (size_t i = 0; i < packet.chunk_count; ++i)
+        send_[index(packet.chunks[i].c)].mark_lost(packet.chunks[i]);
     if (packet.carries_credit) credit_wanted_ = true;
 }
 
@@ -118,8 +134,12 @@ std::optional<Bytes> Session::take(Class c) {
 bool Session::credit_is_stale() const {
     for (size_t i = 0; i < kClasses; ++i) {
         const Credit now = receive_[i].credit();
-        if (now.bytes - std::min(now.bytes, advertised_[i].bytes) >= config_.classes[i].receive_bytes_max / 4) return true;
-        if (now.messages - std::min(now.messages, advertised_[i].messages) >= kReceiveMessagesMax / 4) return true;
+        if (now.bytes - std::min(now.bytes, advertised_[i].bytes) >=
+            config_.classes[i].receive_bytes_max / 4)
+            return true;
+        if (now.messages - std::min(now.messages, advertised_[i].messages) >=
+            kReceiveMessagesMax / 4)
+            return true;
     }
     return false;
 }
@@ -136,13 +156,15 @@ void Session::tick(uint64_t now_ns) {
         recovery_.on_pto(now_ns);
         probes_ = std::min(probes_ + 1, kProbesMax);
     }
-    if (recovery_.outstanding() == 0 && now_ns - elicited_ns_ >= config_.keepalive_interval_ns) ping_probe_ = true;
+    if (recovery_.outstanding() == 0 && now_ns - elicited_ns_ >= config_.keepalive_interval_ns)
+        ping_probe_ = true;
 }
 
 uint64_t Session::next_timeout_ns() const {
     if (probes_ > 0 || ping_probe_ || credit_wanted_) return 0;
     uint64_t next = std::min({acks_.due_ns(), recovery_.loss_timer_ns(), recovery_.pto_timer_ns()});
-    if (recovery_.outstanding() == 0) next = std::min(next, elicited_ns_ + config_.keepalive_interval_ns);
+    if (recovery_.outstanding() == 0)
+        next = std::min(next, elicited_ns_ + config_.keepalive_interval_ns);
     if (recovery_.inflight_bytes() < rate_.window_bytes() && recovery_.room() && has_data()) {
         next = std::min(next, rate_.next_send_ns() + kPacingQuantumNs);
     }
@@ -157,15 +179,18 @@ uint64_t Session::unanswered_ns(uint64_t now_ns) const {
 // ---- sending ----
 
 bool Session::has_data() const {
-    return std::any_of(send_.begin(), send_.end(), [](const SendStream& s) { return s.next().has_value(); });
+    return std::any_of(send_.begin(), send_.end(),
+                       [](const SendStream& s) { return s.next().has_value(); });
 }
 
 bool Session::data_allowed(uint64_t now_ns) const {
-    return recovery_.room() && recovery_.inflight_bytes() < rate_.window_bytes() && now_ns >= rate_.next_send_ns();
+    return recovery_.room() && recovery_.inflight_bytes() < rate_.window_bytes() &&
+           now_ns >= rate_.next_send_ns();
 }
 
 bool Session::control_bypass(uint64_t now_ns) const {
-    return recovery_.room() && rate_.next_send_ns() < now_ns + kControlDebtNs && send_[index(Class::control)].next().has_value() &&
+    return recovery_.room() && rate_.next_send_ns() < now_ns + kControlDebtNs &&
+           send_[index(Class::control)].next().has_value() &&
            recovery_.inflight_bytes() < rate_.window_bytes() + kControlExtraBytes;
 }
 
@@ -178,7 +203,8 @@ SendStream* Session::pick() {
     SendStream& bulk = send_[index(Class::bulk)];
     const bool disk_waits = disk.next().has_value();
     const bool bulk_waits = bulk.next().has_value();
-    if (disk_waits && bulk_waits) return turn_[index(Class::disk)] <= turn_[index(Class::bulk)] ? &disk : &bulk;
+    if (disk_waits && bulk_waits)
+        return turn_[index(Class::disk)] <= turn_[index(Class::bulk)] ? &disk : &bulk;
     // One that was idle must not claim the past: both start level.
     if (disk_waits) turn_[index(Class::bulk)] = turn_[index(Class::disk)];
     if (bulk_waits) turn_[index(Class::disk)] = turn_[index(Class::bulk)];
@@ -203,9 +229,12 @@ size_t Session::transmit(uint64_t now_ns, std::span<std::byte> out) {
     return 0;
 }
 
-bool Session::add_chunk(PacketWriter& writer, SentPacket& record, SendStream& stream, const ChunkRef& ref) {
+bool Session::add_chunk(PacketWriter& writer, SentPacket& record, SendStream& stream,
+                        const ChunkRef& ref) {
     const Fragment fragment = stream.fragment(ref);
-    if (fragment_header_bytes(fragment, fragment.bytes.size()) + fragment.bytes.size() > writer.room()) return false;
+    if (fragment_header_bytes(fragment, fragment.bytes.size()) + fragment.bytes.size() >
+        writer.room())
+        return false;
     write_fragment(writer, fragment);
     record.chunks[record.chunk_count++] = ref;
     stream.mark_sent(ref);
@@ -235,7 +264,8 @@ void Session::add_probe(PacketWriter& writer, SentPacket& record) {
     writer.u8(kFramePing);
 }
 
-void Session::write_pending_ack(uint64_t now_ns, PacketWriter& writer, size_t reserve, SentPacket& record) {
+void Session::write_pending_ack(uint64_t now_ns, PacketWriter& writer, size_t reserve,
+                                SentPacket& record) {
     if (acks_.empty()) return;
     AckFrame& ack = frames_.ack;  // scratch: received frames are done with by now
     std::array<std::byte, 1024> scratch;
@@ -256,7 +286,8 @@ void Session::write_pending_ack(uint64_t now_ns, PacketWriter& writer, size_t re
 }
 
 void Session::maybe_rekey(uint64_t now_ns) {
-    const bool due = phase_packets_ >= config_.rekey_after_packets || now_ns - phase_ns_ >= config_.rekey_after_ns;
+    const bool due = phase_packets_ >= config_.rekey_after_packets ||
+                     now_ns - phase_ns_ >= config_.rekey_after_ns;
     // The peer holds one key ahead: go on only when it has confirmed the present one.
     if (!due || !recovery_.generation_acked(seal_.phase())) return;
     seal_.advance();
@@ -296,7 +327,8 @@ size_t Session::build(uint64_t now_ns, Kind kind, std::span<std::byte> out) {
             break;
     }
     // What room is left may carry an acknowledgement that is waiting anyway.
-    if (kind != Kind::ack && kind != Kind::ping && acks_.pending()) write_pending_ack(now_ns, writer, 0, record);
+    if (kind != Kind::ack && kind != Kind::ping && acks_.pending())
+        write_pending_ack(now_ns, writer, 0, record);
     EVAC_ASSERT(writer.ok() && writer.size() > kDataHeaderBytes);
     const size_t size = writer.size() + kTagBytes;
     const bool sealed =

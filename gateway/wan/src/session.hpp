@@ -1,6 +1,7 @@
 #pragma once
-// One session: keys, streams, recovery and rate, from the handshake that made it to the one that replaces it.
-// Builds and takes apart data packets; the endpoint above it decides which session lives.
+// One session: keys, streams, recovery and rate, from the handshake that made it to the one that
+// replaces it. Builds and takes apart data packets; the endpoint above it decides which session
+// lives.
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -20,7 +21,8 @@ namespace evac::wan {
 
 class Session {
   public:
-    Session(const EndpointConfig& config, const SessionSecrets& secrets, uint64_t start_bits_per_s, uint64_t now_ns);
+    Session(const EndpointConfig& config, const SessionSecrets& secrets, uint64_t start_bits_per_s,
+            uint64_t now_ns);
 
     SessionId id() const { return SessionId{id_}; }
     uint32_t tag() const { return tag_; }
@@ -60,10 +62,12 @@ class Session {
     SendStream* pick();  // the stream whose turn it is; nullptr when nothing waits
     void account_turn(Class c, size_t bytes);
     size_t build(uint64_t now_ns, Kind kind, std::span<std::byte> out);
-    void write_pending_ack(uint64_t now_ns, PacketWriter& writer, size_t reserve, SentPacket& record);
+    void write_pending_ack(uint64_t now_ns, PacketWriter& writer, size_t reserve,
+                           SentPacket& record);
     void add_chunks(PacketWriter& writer, SentPacket& record, bool control_only);
     void add_probe(PacketWriter& writer, SentPacket& record);
-    bool add_chunk(PacketWriter& writer, SentPacket& record, SendStream& stream, const ChunkRef& ref);
+    bool add_chunk(PacketWriter& writer, SentPacket& record, SendStream& stream,
+                   const ChunkRef& ref);
     void maybe_rekey(uint64_t now_ns);
     std::optional<DropReason> check_fragments(const Frames& frames) const;
     bool credit_is_stale() const;
@@ -85,7 +89,7 @@ class Session {
     Frames frames_;
     std::array<std::byte, kDatagramBytesMax> plain_{};
 
-    uint32_t probes_ = 0;     // tail probes to send, with data
+    uint32_t probes_ = 0;      // tail probes to send, with data
     bool ping_probe_ = false;  // a ping to send at once
     bool credit_wanted_ = false;
     uint64_t heard_ns_;

@@ -27,7 +27,8 @@ struct Free {
 template <class T>
 using Owned = std::unique_ptr<T, Free>;
 
-// A label names the field and, when there is one, the file: "wan.certificate_file /etc/evacgw/a.pem".
+// A label names the field and, when there is one, the file: "wan.certificate_file
+// /etc/evacgw/a.pem".
 struct Labels {
     std::string certificate, key, ca;
 };
@@ -39,16 +40,20 @@ Error invalid(std::string text) {
 
 Result<std::string> read_file(const char* field, const std::string& path) {
     if (path.empty()) {
-        return make_error(Errc::invalid_argument, std::string(field) + ": empty; the path of a PEM file is expected");
+        return make_error(Errc::invalid_argument,
+                          std::string(field) + ": empty; the path of a PEM file is expected");
     }
-    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rbe"), &std::fclose);
+    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rbe"),
+                                                               &std::fclose);
     if (file == nullptr) return io_error(std::string(field) + ": cannot open " + path);
     std::string text(kPemBytesMax + 1, '\0');
     text.resize(std::fread(text.data(), 1, text.size(), file.get()));
-    if (std::ferror(file.get()) != 0) return io_error(std::string(field) + ": cannot read " + path, EIO);
+    if (std::ferror(file.get()) != 0)
+        return io_error(std::string(field) + ": cannot read " + path, EIO);
     if (text.size() > kPemBytesMax) {
-        return make_error(Errc::invalid_argument,
-                          std::string(field) + ": " + path + " is larger than 1 MiB; a PEM file is expected");
+        return make_error(
+            Errc::invalid_argument,
+            std::string(field) + ": " + path + " is larger than 1 MiB; a PEM file is expected");
     }
     return text;
 }
@@ -58,17 +63,21 @@ Owned<BIO> memory_bio(const std::string& text) {
 }
 
 // Never asks for a passphrase: a daemon has nobody to ask.
-int no_passphrase(char*, int, int, void*) { return -1; }
+int no_passphrase(char*, int, int, void*) {
+    return -1;
+}
 
 Status use_certificate(SSL_CTX* context, const std::string& pem, const Labels& labels) {
     const Owned<BIO> bio = memory_bio(pem);
     const Owned<X509> leaf(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
-    if (leaf == nullptr) return invalid(labels.certificate + ": holds no certificate; PEM is expected");
+    if (leaf == nullptr)
+        return invalid(labels.certificate + ": holds no certificate; PEM is expected");
     if (X509_cmp_current_time(X509_get0_notAfter(leaf.get())) <= 0) {
         return invalid(labels.certificate + ": the certificate has expired");
     }
     if (SSL_CTX_use_certificate(context, leaf.get()) != 1) {
-        return invalid(labels.certificate + ": the certificate is not usable (weak or unsupported key)");
+        return invalid(labels.certificate +
+                       ": the certificate is not usable (weak or unsupported key)");
     }
     while (X509* next = PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr)) {
         const Owned<X509> intermediate(next);
@@ -88,11 +97,16 @@ Status use_key(SSL_CTX* context, const std::string& pem, const Labels& labels) {
     }
     const int kind = EVP_PKEY_get_base_id(key.get());
     if (kind != EVP_PKEY_EC && kind != EVP_PKEY_RSA) {
-        // OpenSSL 3.0 offers Ed25519 for TLS but not for DTLS; it would fail later with "no shared cipher".
-        return invalid(labels.key + ": the key's type is not usable with DTLS 1.2; accepted: ECDSA (P-256) or RSA");
+        // OpenSSL 3.0 offers Ed25519 for TLS but not for DTLS; it would fail later with "no shared
+        // cipher".
+        return invalid(
+            labels.key +
+            ": the key's type is not usable with DTLS 1.2; accepted: ECDSA (P-256) or RSA");
     }
-    if (SSL_CTX_use_PrivateKey(context, key.get()) != 1 || SSL_CTX_check_private_key(context) != 1) {
-        return invalid(labels.key + ": the key does not belong to the certificate in " + labels.certificate);
+    if (SSL_CTX_use_PrivateKey(context, key.get()) != 1 ||
+        SSL_CTX_check_private_key(context) != 1) {
+        return invalid(labels.key + ": the key does not belong to the certificate in " +
+                       labels.certificate);
     }
     return {};
 }
@@ -125,7 +139,8 @@ int select_alpn(SSL*, const unsigned char** out, unsigned char* out_size, const 
 }
 
 Status configure(SSL_CTX* context, const std::string& peer_name) {
-    // Session resumption would make a new session out of an old secret; renegotiation is never needed.
+    // Session resumption would make a new session out of an old secret; renegotiation is never
+    // needed.
     SSL_CTX_set_options(context, SSL_OP_NO_QUERY_MTU | SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION |
                                      SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
@@ -145,8 +160,9 @@ Status configure(SSL_CTX* context, const std::string& peer_name) {
 
 Result<std::unique_ptr<TlsContext::Impl>> build(const TlsPem& pem, const Labels& labels) {
     if (pem.expected_peer_name.empty()) {
-        return make_error(Errc::invalid_argument,
-                          "wan.expected_peer_name: empty; the name in the peer's certificate is expected");
+        return make_error(
+            Errc::invalid_argument,
+            "wan.expected_peer_name: empty; the name in the peer's certificate is expected");
     }
     auto impl = std::make_unique<TlsContext::Impl>();
     impl->context.reset(SSL_CTX_new(DTLS_method()));
@@ -173,9 +189,11 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::load(const TlsFiles& files
     EVAC_TRY(key);
     auto ca = read_file("wan.ca_file", files.ca_file);
     EVAC_TRY(ca);
-    const Labels labels{"wan.certificate_file " + files.certificate_file, "wan.key_file " + files.key_file,
-                        "wan.ca_file " + files.ca_file};
-    auto impl = build({std::move(*certificate), std::move(*key), std::move(*ca), files.expected_peer_name}, labels);
+    const Labels labels{"wan.certificate_file " + files.certificate_file,
+                        "wan.key_file " + files.key_file, "wan.ca_file " + files.ca_file};
+    auto impl =
+        build({std::move(*certificate), std::move(*key), std::move(*ca), files.expected_peer_name},
+              labels);
     EVAC_TRY(impl);
     return std::shared_ptr<const TlsContext>(new TlsContext(std::move(*impl)));
 }

@@ -21,13 +21,15 @@ constexpr size_t kReceiveRingMessages = 256;
 constexpr size_t kEventRing = 64;
 constexpr size_t kReceiveBudget = 128;  // datagrams per pass
 constexpr size_t kTransmitBatch = 32;
-constexpr uint64_t kBlindSleepNs = 1'000'000;       // longest sleep without a descriptor to wait on
-constexpr uint64_t kBlindSleepFirstNs = 50'000;     // after work; doubles up to the longest
+constexpr uint64_t kBlindSleepNs = 1'000'000;    // longest sleep without a descriptor to wait on
+constexpr uint64_t kBlindSleepFirstNs = 50'000;  // after work; doubles up to the longest
 constexpr uint64_t kPortFullSleepNs = 200'000;
 constexpr uint64_t kStatsEveryNs = 100'000'000;
 constexpr uint64_t kSleepMaxNs = 1'000'000'000;
 
-UniqueFd make_eventfd() { return UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
+UniqueFd make_eventfd() {
+    return UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
 
 void ring(const UniqueFd& fd) {
     const uint64_t one = 1;
@@ -53,7 +55,8 @@ class PublishedStats {
         std::array<uint64_t, kWords> words;
         for (;;) {
             const uint64_t before = version_.load(std::memory_order_seq_cst);
-            for (size_t i = 0; i < kWords; ++i) words[i] = words_[i].load(std::memory_order_seq_cst);
+            for (size_t i = 0; i < kWords; ++i)
+                words[i] = words_[i].load(std::memory_order_seq_cst);
             if (before % 2 == 0 && version_.load(std::memory_order_seq_cst) == before) break;
         }
         Stats stats;
@@ -72,31 +75,38 @@ struct Lane {
     SpscRing<Message> from_wire{kReceiveRingMessages};
     std::optional<Message> stalled;  // packet thread: popped, but the endpoint was full
     UniqueFd writable = make_eventfd();
-    uint64_t dropped_bytes = 0;  // packet thread: accepted under a session that was over
+    uint64_t dropped_bytes = 0;       // packet thread: accepted under a session that was over
     bool waits_for_consumer = false;  // packet thread: from_wire was full in this pass
 
     std::atomic<uint64_t> accepted_bytes{0};  // producer
     std::atomic<uint64_t> departed_bytes{0};  // packet thread
     std::atomic<uint64_t> released_bytes{0};  // packet thread
-    std::atomic<uint64_t> wants_room{0};      // bytes; producer sets after full, packet thread clears and rings
+    std::atomic<uint64_t> wants_room{
+        0};  // bytes; producer sets after full, packet thread clears and rings
     std::atomic<uint64_t> delivered_bytes{0};  // packet thread: pushed into from_wire
     std::atomic<uint64_t> consumed_bytes{0};   // consumer
-    std::atomic<bool> blocked{false};          // packet thread: from_wire is full; consumer clears and wakes
+    std::atomic<bool> blocked{
+        false};  // packet thread: from_wire is full; consumer clears and wakes
 };
 
 class TransportImpl final : public Transport {
   public:
-    TransportImpl(const TransportConfig& config, std::unique_ptr<Endpoint> endpoint, wan_port::DatagramPort& port,
-                  const Clock& clock)
-        : config_(config), endpoint_(std::move(endpoint)), port_(port), clock_(clock),
-          ceiling_(config.endpoint.ceiling_bits_per_s), limit_bytes_(config.send_buffer_bytes) {
+    TransportImpl(const TransportConfig& config, std::unique_ptr<Endpoint> endpoint,
+                  wan_port::DatagramPort& port, const Clock& clock)
+        : config_(config),
+          endpoint_(std::move(endpoint)),
+          port_(port),
+          clock_(clock),
+          ceiling_(config.endpoint.ceiling_bits_per_s),
+          limit_bytes_(config.send_buffer_bytes) {
         for (auto& buffer : batch_) buffer.resize(config.endpoint.datagram_bytes_max);
         publish(clock_.now_ns());
     }
 
     bool descriptors_ok() const {
         return wake_.valid() && control_.valid() && data_.valid() &&
-               std::all_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.writable.valid(); });
+               std::all_of(lanes_.begin(), lanes_.end(),
+                           [](const Lane& lane) { return lane.writable.valid(); });
     }
 
     void run(std::stop_token stop) override;
@@ -110,7 +120,9 @@ class TransportImpl final : public Transport {
     int data_fd() const override { return data_.get(); }
     std::optional<TransportEvent> try_event() override { return events_.try_pop(); }
     bool connected() const override { return session() != SessionId::none; }
-    SessionId session() const override { return SessionId{session_.load(std::memory_order_acquire)}; }
+    SessionId session() const override {
+        return SessionId{session_.load(std::memory_order_acquire)};
+    }
     SessionState state() const override { return state_.load(std::memory_order_acquire); }
     Stats stats() const override { return stats_.load(); }
     void set_ceiling_bits_per_s(uint64_t rate) override {
@@ -184,10 +196,12 @@ SendResult TransportImpl::try_send(Class c, SessionId session, Bytes&& message) 
         return unsent == 0 || unsent + size <= limit_bytes_.load(std::memory_order_relaxed);
     };
     if (!fits() || lane.to_wire.size_approx() >= lane.to_wire.capacity()) {
-        // Announce the wish first, then look again: the packet thread may have made room in between. Both sides use
-        // read-modify-writes, so that one of them always sees what the other did before.
+        // Announce the wish first, then look again: the packet thread may have made room in
+        // between. Both sides use read-modify-writes, so that one of them always sees what the
+        // other did before.
         lane.wants_room.exchange(size, std::memory_order_acq_rel);
-        if (!fits() || lane.to_wire.size_approx() >= lane.to_wire.capacity()) return SendResult::full;
+        if (!fits() || lane.to_wire.size_approx() >= lane.to_wire.capacity())
+            return SendResult::full;
         lane.wants_room.store(0, std::memory_order_relaxed);
     }
     // Counted before it can be acknowledged, so that the difference never goes below zero.
@@ -231,8 +245,8 @@ bool TransportImpl::pass(uint64_t now_ns) {
         ceiling_seen_ = ceiling;
         endpoint_->set_ceiling_bits_per_s(ceiling);
     }
-    const size_t received =
-        port_.receive(kReceiveBudget, [&](const wan_port::UdpAddress& from, std::span<const std::byte> datagram) {
+    const size_t received = port_.receive(
+        kReceiveBudget, [&](const wan_port::UdpAddress& from, std::span<const std::byte> datagram) {
             endpoint_->receive(now_ns, from, datagram);
         });
     endpoint_->tick(now_ns);
@@ -252,7 +266,8 @@ void TransportImpl::event(TransportEvent::Kind kind, std::string text) {
 }
 
 void TransportImpl::track_session() {
-    if (auto refusal = endpoint_->take_refusal()) event(TransportEvent::Kind::refused, std::move(*refusal));
+    if (auto refusal = endpoint_->take_refusal())
+        event(TransportEvent::Kind::refused, std::move(*refusal));
     const auto session = static_cast<uint64_t>(endpoint_->session());
     const SessionState before = state_.load(std::memory_order_relaxed);
     const SessionState now = endpoint_->state();
@@ -271,8 +286,10 @@ void TransportImpl::track_session() {
     if (now == before) return;
     state_.store(now, std::memory_order_release);
     publish(clock_.now_ns());
-    if (now == SessionState::silent) event(TransportEvent::Kind::peer_silent, "the peer is silent; probing");
-    if (before == SessionState::silent) event(TransportEvent::Kind::peer_heard, "the peer is heard again");
+    if (now == SessionState::silent)
+        event(TransportEvent::Kind::peer_silent, "the peer is silent; probing");
+    if (before == SessionState::silent)
+        event(TransportEvent::Kind::peer_heard, "the peer is heard again");
 }
 
 bool TransportImpl::feed_endpoint() {
@@ -283,8 +300,8 @@ bool TransportImpl::feed_endpoint() {
             if (!lane.stalled) lane.stalled = lane.to_wire.try_pop();
             if (!lane.stalled) break;
             const size_t size = lane.stalled->bytes.size();
-            const SendResult result =
-                endpoint_->send(static_cast<Class>(i), lane.stalled->session, std::move(lane.stalled->bytes));
+            const SendResult result = endpoint_->send(static_cast<Class>(i), lane.stalled->session,
+                                                      std::move(lane.stalled->bytes));
             if (result == SendResult::full) break;
             if (result != SendResult::ok) lane.dropped_bytes += size;
             lane.stalled.reset();
@@ -354,8 +371,10 @@ void TransportImpl::track_room() {
     for (size_t i = 0; i < kClasses; ++i) {
         Lane& lane = lanes_[i];
         const auto c = static_cast<Class>(i);
-        lane.departed_bytes.store(endpoint_->departed_bytes(c) + lane.dropped_bytes, std::memory_order_release);
-        lane.released_bytes.store(endpoint_->released_bytes(c) + lane.dropped_bytes, std::memory_order_release);
+        lane.departed_bytes.store(endpoint_->departed_bytes(c) + lane.dropped_bytes,
+                                  std::memory_order_release);
+        lane.released_bytes.store(endpoint_->released_bytes(c) + lane.dropped_bytes,
+                                  std::memory_order_release);
         const uint64_t wanted = lane.wants_room.fetch_add(0, std::memory_order_acq_rel);
         if (wanted == 0) continue;
         // Half empty before waking the producer, so that it does not wake for every packet.
@@ -363,7 +382,8 @@ void TransportImpl::track_room() {
         const uint64_t unsent = unsent_bytes(c);
         const bool room = (unsent == 0 || (unsent <= limit / 2 && unsent + wanted <= limit)) &&
                           lane.to_wire.size_approx() <= lane.to_wire.capacity() / 2;
-        if (room && lane.wants_room.exchange(0, std::memory_order_acq_rel) != 0) ring(lane.writable);
+        if (room && lane.wants_room.exchange(0, std::memory_order_acq_rel) != 0)
+            ring(lane.writable);
     }
 }
 
@@ -372,13 +392,15 @@ void TransportImpl::publish(uint64_t now_ns) {
     const Stats stats = endpoint_->stats(now_ns);
     stats_.store(stats);
     const uint64_t by_rate = stats.pacing_rate_bits_per_s / 8 * config_.send_buffer_ms / 1000;
-    limit_bytes_.store(std::max<uint64_t>(config_.send_buffer_bytes, by_rate), std::memory_order_relaxed);
+    limit_bytes_.store(std::max<uint64_t>(config_.send_buffer_bytes, by_rate),
+                       std::memory_order_relaxed);
 }
 
 bool TransportImpl::work_waits() const {
     return std::any_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) {
         const bool pushed = !lane.stalled && !lane.to_wire.empty_approx();
-        const bool popped = lane.waits_for_consumer && !lane.blocked.load(std::memory_order_acquire);
+        const bool popped =
+            lane.waits_for_consumer && !lane.blocked.load(std::memory_order_acquire);
         return pushed || popped;
     });
 }
@@ -393,14 +415,16 @@ void TransportImpl::sleep_until(uint64_t now_ns, uint64_t until_ns, bool idle) {
         if (idle) blind_sleep_ns_ = std::min(2 * blind_sleep_ns_, kBlindSleepNs);
     }
     wait_fd_failed_ = false;
-    // Announce the sleep first, then look again: another thread may have pushed or popped in between.
+    // Announce the sleep first, then look again: another thread may have pushed or popped in
+    // between.
     sleeping_.exchange(true, std::memory_order_acq_rel);
     if (work_waits() || ceiling_.load(std::memory_order_acquire) != ceiling_seen_) {
         sleeping_.store(false, std::memory_order_relaxed);
         return;
     }
     std::array<pollfd, 2> fds{{{wake_.get(), POLLIN, 0}, {port_fd, POLLIN, 0}}};
-    const timespec timeout{static_cast<time_t>(wait_ns / kNsPerSecond), static_cast<long>(wait_ns % kNsPerSecond)};
+    const timespec timeout{static_cast<time_t>(wait_ns / kNsPerSecond),
+                           static_cast<long>(wait_ns % kNsPerSecond)};
     const int ready = ::ppoll(fds.data(), blind ? 1 : 2, &timeout, nullptr);
     sleeping_.store(false, std::memory_order_relaxed);
     if (ready <= 0) return;
@@ -418,9 +442,11 @@ void Transport::clear(int event_fd) {
 
 Result<std::unique_ptr<Transport>> Transport::create(const TransportConfig& config,
                                                      std::shared_ptr<const TlsContext> tls,
-                                                     wan_port::DatagramPort& port, const Clock& clock, uint64_t seed) {
+                                                     wan_port::DatagramPort& port,
+                                                     const Clock& clock, uint64_t seed) {
     TransportConfig fitted = config;
-    fitted.endpoint.datagram_bytes_max = std::min(config.endpoint.datagram_bytes_max, port.payload_bytes_max());
+    fitted.endpoint.datagram_bytes_max =
+        std::min(config.endpoint.datagram_bytes_max, port.payload_bytes_max());
     auto endpoint = Endpoint::create(fitted.endpoint, std::move(tls), seed, clock.now_ns());
     EVAC_TRY(endpoint);
     auto transport = std::make_unique<TransportImpl>(fitted, std::move(*endpoint), port, clock);

@@ -9,32 +9,53 @@ const char* to_string(Class c) {
 
 const char* to_string(SessionState state) {
     switch (state) {
-        case SessionState::down: return "down";
-        case SessionState::handshaking: return "handshaking";
-        case SessionState::up: return "up";
-        case SessionState::silent: return "silent";
+        case SessionState::down:
+            return "down";
+        case SessionState::handshaking:
+            return "handshaking";
+        case SessionState::up:
+            return "up";
+        case SessionState::silent:
+            return "silent";
     }
     return "?";
 }
 
 const char* to_string(SendResult result) {
     switch (result) {
-        case SendResult::ok: return "ok";
-        case SendResult::full: return "full";
-        case SendResult::session_changed: return "session_changed";
-        case SendResult::not_connected: return "not_connected";
-        case SendResult::invalid: return "invalid";
+        case SendResult::ok:
+            return "ok";
+        case SendResult::full:
+            return "full";
+        case SendResult::session_changed:
+            return "session_changed";
+        case SendResult::not_connected:
+            return "not_connected";
+        case SendResult::invalid:
+            return "invalid";
     }
     return "?";
 }
 
 const char* to_string(DropReason reason) {
-    constexpr std::array<const char*, kDropReasons> names{
-        "too_short",        "unknown_type",      "bad_version",         "wrong_address",
-        "unknown_session",  "bad_phase",         "replayed",            "too_old",
-        "bad_tag",          "malformed_frame",   "flow_violation",      "reassembly_full",
-        "handshake_malformed", "handshake_no_cookie", "handshake_unexpected", "handshake_limited",
-        "handshake_failed", "hint_ignored"};
+    constexpr std::array<const char*, kDropReasons> names{"too_short",
+                                                          "unknown_type",
+                                                          "bad_version",
+                                                          "wrong_address",
+                                                          "unknown_session",
+                                                          "bad_phase",
+                                                          "replayed",
+                                                          "too_old",
+                                                          "bad_tag",
+                                                          "malformed_frame",
+                                                          "flow_violation",
+                                                          "reassembly_full",
+                                                          "handshake_malformed",
+                                                          "handshake_no_cookie",
+                                                          "handshake_unexpected",
+                                                          "handshake_limited",
+                                                          "handshake_failed",
+                                                          "hint_ignored"};
     const auto i = static_cast<size_t>(reason);
     return i < names.size() ? names[i] : "?";
 }

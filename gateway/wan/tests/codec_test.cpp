@@ -46,10 +46,13 @@ AckFrame sample_ack() {
 }
 
 TEST(Codec, GoldenDataHeader) {
-    EXPECT_EQ(written([](PacketWriter& w) { write_data_header(w, {3, 0xa1b2c3d4, 0x0102030405060708}); }),
+    EXPECT_EQ(written([](PacketWriter& w) {
+                  write_data_header(w, {3, 0xa1b2c3d4, 0x0102030405060708});
+              }),
               "0203d4c3b2a10807060504030201");
     DataHeader header;
-    const Bytes datagram = unhex("0203d4c3b2a10807060504030201" + std::string(2 * (1 + kTagBytes), '0'));
+    const Bytes datagram =
+        unhex("0203d4c3b2a10807060504030201" + std::string(2 * (1 + kTagBytes), '0'));
     ASSERT_TRUE(read_data_header(datagram, header));
     EXPECT_EQ(header.phase, 3);
     EXPECT_EQ(header.session_tag, 0xa1b2c3d4u);
@@ -110,8 +113,23 @@ TEST(Codec, GoldenAck) {
     const std::string bytes = written([](PacketWriter& w) { write_ack(w, sample_ack()); });
     // type, largest 1010, delay 300, 2 more, first 10 below; gap 0, 8; gap 983, 0; credits
     EXPECT_EQ(bytes,
-              "02" "43f2" "412c" "02" "0a" "00" "08" "43d7" "00"
-              "800f4240" "4064" "801e8480" "4065" "802dc6c0" "4066" "803d0900" "4067");
+              "02"
+              "43f2"
+              "412c"
+              "02"
+              "0a"
+              "00"
+              "08"
+              "43d7"
+              "00"
+              "800f4240"
+              "4064"
+              "801e8480"
+              "4065"
+              "802dc6c0"
+              "4066"
+              "803d0900"
+              "4067");
     Frames frames;
     const Bytes parsed_from = unhex(bytes);
     ASSERT_TRUE(parse_frames(parsed_from, frames));
@@ -132,7 +150,10 @@ TEST(Codec, GoldenAck) {
 TEST(Codec, SeveralFramesAndSkippableOnes) {
     Frames frames;
     // padding, ping, an unknown skippable frame of 3 bytes, padding
-    ASSERT_TRUE(parse_frames(unhex("0001" "4f03aabbcc" "00"), frames));
+    ASSERT_TRUE(parse_frames(unhex("0001"
+                                   "4f03aabbcc"
+                                   "00"),
+                             frames));
     EXPECT_TRUE(frames.elicits_ack);
     EXPECT_EQ(frames.fragment_count, 0u);
     ASSERT_TRUE(parse_frames(unhex("ff00"), frames));
@@ -146,19 +167,39 @@ TEST(Codec, RefusesWhatBreaksTheGrammar) {
         std::string bytes;
     } cases[] = {
         {"unknown type", "03"},
-        {"reserved class", "14000100" "0100"},
+        {"reserved class",
+         "14000100"
+         "0100"},
         {"empty message", "1000000000"},
         {"empty fragment", "1000050000"},
         {"fragment past the end", "1000050402aabb"},
         {"offset at the end", "1000050501aa"},
-        {"message too large", "1000" "80040001" "0001aa"},
+        {"message too large",
+         "1000"
+         "80040001"
+         "0001aa"},
         {"fragment longer than the packet", "1000050005aabb"},
         {"skippable longer than the packet", "4005aa"},
         {"cut varint", "1040"},
-        {"ack below zero", "02050000" "06" + credits},
-        {"ack range below zero", "020a0001" "00" "0900" + credits},
-        {"ack with 33 ranges", "02" "44ff" "00" "20" "00" + std::string(2 * 2 * 32, '0') + credits},
-        {"ack without credit", "02050000" "00"},
+        {"ack below zero",
+         "02050000"
+         "06" +
+             credits},
+        {"ack range below zero",
+         "020a0001"
+         "00"
+         "0900" +
+             credits},
+        {"ack with 33 ranges",
+         "02"
+         "44ff"
+         "00"
+         "20"
+         "00" +
+             std::string(2 * 2 * 32, '0') + credits},
+        {"ack without credit",
+         "02050000"
+         "00"},
         {"two acks", "0205000000" + credits + "0205000000" + credits},
         {"17 fragments",
          [] {

@@ -1,8 +1,9 @@
+#include "crypto.hpp"
+
 #include <gtest/gtest.h>
 
 #include <set>
 
-#include "crypto.hpp"
 #include "evac/core/random.hpp"
 #include "packet.hpp"
 
@@ -41,7 +42,8 @@ Sealed seal(SealKeys& keys, uint64_t number, std::string_view text) {
     return out;
 }
 
-OpenKeys::Outcome open(OpenKeys& keys, uint8_t phase, uint64_t number, const Sealed& s, std::string* text = nullptr) {
+OpenKeys::Outcome open(OpenKeys& keys, uint8_t phase, uint64_t number, const Sealed& s,
+                       std::string* text = nullptr) {
     Bytes plain(s.payload.size());
     const auto outcome = keys.open(phase, number, s.header, s.payload, s.tag, plain);
     if (text != nullptr) *text = std::string(as_text(plain));
@@ -50,9 +52,10 @@ OpenKeys::Outcome open(OpenKeys& keys, uint8_t phase, uint64_t number, const Sea
 
 // RFC 5869 A.1: T(1) of its 42-byte output, with its PRK.
 TEST(Crypto, HkdfExpandMatchesTheRfc) {
-    const std::array<unsigned char, 32> prk{0x07, 0x77, 0x09, 0x36, 0x2c, 0x2e, 0x32, 0xdf, 0x0d, 0xdc, 0x3f,
-                                            0x0d, 0xc4, 0x7b, 0xba, 0x63, 0x90, 0xb6, 0xc7, 0x3b, 0xb5, 0x0f,
-                                            0x9c, 0x31, 0x22, 0xec, 0x84, 0x4a, 0xd7, 0xc2, 0xb3, 0xe5};
+    const std::array<unsigned char, 32> prk{0x07, 0x77, 0x09, 0x36, 0x2c, 0x2e, 0x32, 0xdf,
+                                            0x0d, 0xdc, 0x3f, 0x0d, 0xc4, 0x7b, 0xba, 0x63,
+                                            0x90, 0xb6, 0xc7, 0x3b, 0xb5, 0x0f, 0x9c, 0x31,
+                                            0x22, 0xec, 0x84, 0x4a, 0xd7, 0xc2, 0xb3, 0xe5};
     Secret secret;
     for (size_t i = 0; i < secret.size(); ++i) secret[i] = std::byte{prk[i]};
     std::array<std::byte, 32> out{};
@@ -60,16 +63,22 @@ TEST(Crypto, HkdfExpandMatchesTheRfc) {
     EXPECT_EQ(hex(out), "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf");
 }
 
-// A whole packet under fixed keys: pins header, nonce, AAD, key and IV derivation. The ciphertexts were checked with
-// `openssl enc -aes-256-ctr` under a key and a nonce derived by another program.
+// A whole packet under fixed keys: pins header, nonce, AAD, key and IV derivation. The ciphertexts
+// were checked with `openssl enc -aes-256-ctr` under a key and a nonce derived by another program.
 TEST(Crypto, GoldenRecord) {
     SealKeys keys(secret_of(1));
     const Sealed s = seal(keys, 5, "evacgw");
     const std::string golden = hex(s.header) + hex(s.payload) + hex(s.tag);
-    EXPECT_EQ(golden, "0200070000000500000000000000" "5f9f801f86a3" "db01470d3b1eab85344d578ae403cc5f");
+    EXPECT_EQ(golden,
+              "0200070000000500000000000000"
+              "5f9f801f86a3"
+              "db01470d3b1eab85344d578ae403cc5f");
     keys.advance();
     const Sealed next = seal(keys, 6, "evacgw");
-    EXPECT_EQ(hex(next.header) + hex(next.payload) + hex(next.tag), "0201070000000600000000000000" "819beb2e343a" "5e81a2cb8f3f9dbcd2604649c293aff0");
+    EXPECT_EQ(hex(next.header) + hex(next.payload) + hex(next.tag),
+              "0201070000000600000000000000"
+              "819beb2e343a"
+              "5e81a2cb8f3f9dbcd2604649c293aff0");
 }
 
 TEST(Crypto, OpensWhatWasSealedAndNothingElse) {
@@ -113,12 +122,15 @@ TEST(Crypto, KeyPhasesFollowEachOther) {
             EXPECT_EQ(open(opening, 0, 1, late), OpenKeys::Outcome::ok);
         }
     }
-    EXPECT_EQ(open(opening, static_cast<uint8_t>(sealing.phase() + 2), 700, first), OpenKeys::Outcome::bad_phase);
+    EXPECT_EQ(open(opening, static_cast<uint8_t>(sealing.phase() + 2), 700, first),
+              OpenKeys::Outcome::bad_phase);
     // The old phase may not be used for numbers above the change.
-    EXPECT_EQ(open(opening, static_cast<uint8_t>(sealing.phase() - 1), 700, first), OpenKeys::Outcome::bad_phase);
+    EXPECT_EQ(open(opening, static_cast<uint8_t>(sealing.phase() - 1), 700, first),
+              OpenKeys::Outcome::bad_phase);
     // A forged packet of the next phase does not move the keys.
     const uint64_t generation = opening.generation();
-    EXPECT_EQ(open(opening, static_cast<uint8_t>(sealing.phase() + 1), 701, first), OpenKeys::Outcome::bad_tag);
+    EXPECT_EQ(open(opening, static_cast<uint8_t>(sealing.phase() + 1), 701, first),
+              OpenKeys::Outcome::bad_tag);
     EXPECT_EQ(opening.generation(), generation);
 }
 
@@ -144,7 +156,8 @@ TEST(Crypto, ReplayWindowAgreesWithAModel) {
                 EXPECT_EQ(verdict, ReplayWindow::Verdict::too_old);
                 continue;
             }
-            EXPECT_EQ(verdict, seen.count(number) > 0 ? ReplayWindow::Verdict::replayed : ReplayWindow::Verdict::fresh);
+            EXPECT_EQ(verdict, seen.count(number) > 0 ? ReplayWindow::Verdict::replayed
+                                                      : ReplayWindow::Verdict::fresh);
             if (verdict == ReplayWindow::Verdict::fresh && random.chance(0.8)) {
                 window.mark(number);
                 seen.insert(number);

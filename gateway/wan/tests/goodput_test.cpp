@@ -62,19 +62,22 @@ Figures measure(const Path& path, double seconds, uint64_t seed = 7) {
     uint64_t before = 0;
     uint64_t first_second = 0;
     const uint64_t slice = 50 * kNsPerMs;
-    for (uint64_t t = start + slice; t <= start + static_cast<uint64_t>(seconds * 1e9); t += slice) {
+    for (uint64_t t = start + slice; t <= start + static_cast<uint64_t>(seconds * 1e9);
+         t += slice) {
         world.run_until(t);
-        const double share = static_cast<double>(load.delivered - before) * 8e9 / static_cast<double>(slice) / path.rate;
+        const double share = static_cast<double>(load.delivered - before) * 8e9 /
+                             static_cast<double>(slice) / path.rate;
         if (reached < 0 && share > 0.85) reached = static_cast<double>(t - start) / 1e6;
         before = load.delivered;
         if (t <= start + kNsPerSecond) first_second = load.delivered;
     }
-    return {static_cast<double>(load.delivered - first_second) * 8 / (seconds - 1) / path.rate, reached, world.a().stats(world.now_ns())};
+    return {static_cast<double>(load.delivered - first_second) * 8 / (seconds - 1) / path.rate,
+            reached, world.a().stats(world.now_ns())};
 }
 
 void print_row(const char* name, const Figures& f) {
-    std::printf("%-42s %6.1f%% %10.0f %7llu %8llu %7.1f\n", name, f.hold_share * 100, f.reached_85_ms,
-                static_cast<unsigned long long>(f.stats.packets_lost),
+    std::printf("%-42s %6.1f%% %10.0f %7llu %8llu %7.1f\n", name, f.hold_share * 100,
+                f.reached_85_ms, static_cast<unsigned long long>(f.stats.packets_lost),
                 static_cast<unsigned long long>(f.stats.packets_spurious),
                 static_cast<double>(f.stats.rtt_smoothed_ns) / 1e6);
 }
@@ -86,16 +89,17 @@ void report(const char* name, const Path& path, double seconds, double share_min
 }
 
 TEST(Goodput, ReachesAndHoldsTheLinkDespiteRandomLoss) {
-    std::printf("%-42s %7s %10s %7s %8s %7s\n", "path (goodput after 1 s, share of the link)", "goodput", "85% at ms",
-                "lost", "spurious", "rtt ms");
+    std::printf("%-42s %7s %10s %7s %8s %7s\n", "path (goodput after 1 s, share of the link)",
+                "goodput", "85% at ms", "lost", "spurious", "rtt ms");
     for (const size_t queue : {64u * 1024, 256u * 1024}) {
         for (const double loss : {0.0, 0.001, 0.01, 0.03}) {
             Path path;
             path.queue = queue;
             path.loss = loss;
-            const Figures f = measure(path, 3);
+            const Figures f = measure(path, 2.5);
             char name[64];
-            std::snprintf(name, sizeof name, "100 Mbit/s 20 ms queue %3zu KiB loss %.1f%%", queue / 1024, loss * 100);
+            std::snprintf(name, sizeof name, "100 Mbit/s 20 ms queue %3zu KiB loss %.1f%%",
+                          queue / 1024, loss * 100);
             print_row(name, f);
             EXPECT_GT(f.hold_share, loss >= 0.03 ? 0.85 : 0.90) << name;
             EXPECT_GT(f.reached_85_ms, 0) << name;
@@ -108,7 +112,7 @@ TEST(Goodput, OtherPaths) {
     report("jitter 5 ms", {.jitter_ns = 5 * kNsPerMs}, 3, 0.85);
     report("ceiling = link, loss 1%", {.loss = 0.01, .ceiling = 100'000'000}, 3, 0.88);
     report("bursts of 4, 2%", {.burst_enter = 0.005}, 3, 0.85);
-    report("200 ms, loss 1%", {.rtt_ms = 200, .queue = 512 * 1024, .loss = 0.01}, 8, 0.6);
+    report("200 ms, loss 1%", {.rtt_ms = 200, .queue = 512 * 1024, .loss = 0.01}, 6, 0.6);
     report("1 Gbit/s, loss 1%", {.rate = 1e9, .queue = 512 * 1024, .loss = 0.01}, 1.3, 0.85);
     report("2 Mbit/s, loss 1%", {.rate = 2e6, .queue = 64 * 1024, .loss = 0.01}, 10, 0.85);
     report("RTT 1 ms, loss 0.1%", {.rtt_ms = 1, .queue = 64 * 1024, .loss = 0.001}, 2, 0.85);
@@ -152,7 +156,8 @@ TEST(Goodput, FollowsTheLinkDownAndUp) {
     EXPECT_GT(rate_over_second(), 80e6);
 }
 
-// A 2 s outage costs 2 s and little more: no reset, no exponential stall, near the last rate at once.
+// A 2 s outage costs 2 s and little more: no reset, no exponential stall, near the last rate at
+// once.
 TEST(Goodput, ResumesAfterAnOutageNearTheLastRate) {
     World world(options_for({.loss = 0.001}, 5));
     Load load{world, Class::bulk, 128 * 1024};
@@ -169,7 +174,8 @@ TEST(Goodput, ResumesAfterAnOutageNearTheLastRate) {
     EXPECT_EQ(world.a().stats(world.now_ns()).sessions, 1u);
 }
 
-// Control every 20 ms while everything else is saturated: it must not queue behind bulk in our process.
+// Control every 20 ms while everything else is saturated: it must not queue behind bulk in our
+// process.
 TEST(Classes, ControlAndDemandPassSaturatedBulk) {
     World world(options_for({.loss = 0.001}, 6));
     Load bulk{world, Class::bulk, 256 * 1024};
@@ -202,12 +208,35 @@ TEST(Classes, ControlAndDemandPassSaturatedBulk) {
         auto& l = latency_ms[i];
         ASSERT_EQ(l.size(), 125u);
         std::sort(l.begin(), l.end());
-        std::printf("%s under saturated bulk, one way: median %.1f ms, 95%% %.1f ms, max %.1f ms (path 10 ms)\n",
-                    to_string(urgent[i]), l[l.size() / 2], l[l.size() * 95 / 100], l.back());
+        std::printf(
+            "%s under saturated bulk, one way: median %.1f ms, 95%% %.1f ms, max %.1f ms (path 10 "
+            "ms)\n",
+            to_string(urgent[i]), l[l.size() / 2], l[l.size() * 95 / 100], l.back());
         EXPECT_LT(l[l.size() / 2], 25);
         EXPECT_LT(l.back(), 80);  // a lost one comes again within about two round trips
     }
     EXPECT_GT(bulk.delivered + disk.delivered, 20u << 20);
+}
+
+// Control may run ahead of the pacing, but only a little: saturated with control the ceiling still
+// holds, and what waits behind it goes on at once when it ends.
+TEST(Classes, SaturatedControlObeysTheCeiling) {
+    World world(options_for({.rate = 1e9, .queue = 512 * 1024, .ceiling = 50'000'000}, 10));
+    Load control{world, Class::control, 10 * 1024};
+    Load bulk{world, Class::bulk, 64 * 1024};
+    bool saturate = true;
+    world.on_step = [&] {
+        if (saturate) control.step();
+        bulk.step();
+    };
+    world.run_until(world.now_ns() + kNsPerSecond);
+    const uint64_t before = world.link_bytes(0);
+    world.run_until(world.now_ns() + kNsPerSecond);
+    EXPECT_LE(static_cast<double>(world.link_bytes(0) - before) * 8, 51e6);
+    saturate = false;
+    const uint64_t bulk_before = bulk.delivered;
+    world.run_until(world.now_ns() + 300 * kNsPerMs);
+    EXPECT_GT(static_cast<double>(bulk.delivered - bulk_before) * 8 / 0.3, 25e6);
 }
 
 TEST(Classes, DiskAndBulkShareByWeight) {

@@ -68,11 +68,13 @@ TEST(Handshake, RefusesAForeignAuthorityOnceInWords) {
     EXPECT_EQ(pair.server->session(), SessionId::none);
     EXPECT_EQ(pair.client->session(), SessionId::none);
     ASSERT_EQ(pair.server_refusals.size(), 1u) << Pair::joined(pair.server_refusals);
-    EXPECT_NE(pair.server_refusals[0].find("unable to get local issuer certificate"), std::string::npos)
+    EXPECT_NE(pair.server_refusals[0].find("unable to get local issuer certificate"),
+              std::string::npos)
         << pair.server_refusals[0];
     EXPECT_NE(pair.server_refusals[0].find("'site-a'"), std::string::npos);
     ASSERT_EQ(pair.client_refusals.size(), 1u);
-    EXPECT_NE(pair.client_refusals[0].find("peer refuses"), std::string::npos) << pair.client_refusals[0];
+    EXPECT_NE(pair.client_refusals[0].find("peer refuses"), std::string::npos)
+        << pair.client_refusals[0];
     EXPECT_GT(pair.server->stats(pair.now).handshake_attempts, 1u);
 }
 
@@ -84,12 +86,13 @@ TEST(Handshake, ClientRefusesAServerOfAForeignAuthority) {
     EXPECT_EQ(pair.server->session(), SessionId::none);
     EXPECT_EQ(pair.client->session(), SessionId::none);
     ASSERT_EQ(pair.client_refusals.size(), 1u);
-    EXPECT_NE(pair.client_refusals[0].find("we refuse"), std::string::npos) << pair.client_refusals[0];
+    EXPECT_NE(pair.client_refusals[0].find("we refuse"), std::string::npos)
+        << pair.client_refusals[0];
 }
 
 TEST(Handshake, RefusesAnExpiredCertificate) {
-    // The context refuses to load an expired certificate of its own, so this one expires while it is used. On a slow
-    // machine it may expire before it is loaded: then it gets more time.
+    // The context refuses to load an expired certificate of its own, so this one expires while it
+    // is used. On a slow machine it may expire before it is loaded: then it gets more time.
     Identity brief;
     std::shared_ptr<const TlsContext> context;
     for (long life_s = 1; context == nullptr && life_s <= 8; life_s *= 2) {
@@ -106,7 +109,8 @@ TEST(Handshake, RefusesAnExpiredCertificate) {
     pair.run(2 * kNsPerSecond);
     EXPECT_EQ(pair.server->session(), SessionId::none);
     ASSERT_EQ(pair.server_refusals.size(), 1u);
-    EXPECT_NE(pair.server_refusals[0].find("expired"), std::string::npos) << pair.server_refusals[0];
+    EXPECT_NE(pair.server_refusals[0].find("expired"), std::string::npos)
+        << pair.server_refusals[0];
 }
 
 TEST(Handshake, RefusesTheWrongName) {
@@ -115,8 +119,10 @@ TEST(Handshake, RefusesTheWrongName) {
     pair.run(2 * kNsPerSecond);
     EXPECT_EQ(pair.server->session(), SessionId::none);
     ASSERT_EQ(pair.server_refusals.size(), 1u);
-    EXPECT_NE(pair.server_refusals[0].find("mismatch"), std::string::npos) << pair.server_refusals[0];
-    EXPECT_NE(pair.server_refusals[0].find("CN=site-c"), std::string::npos) << pair.server_refusals[0];
+    EXPECT_NE(pair.server_refusals[0].find("mismatch"), std::string::npos)
+        << pair.server_refusals[0];
+    EXPECT_NE(pair.server_refusals[0].find("CN=site-c"), std::string::npos)
+        << pair.server_refusals[0];
 }
 
 TEST(Handshake, IgnoresOtherAddresses) {
@@ -144,7 +150,8 @@ TEST(Session, SurvivesOutagesWithoutANewHandshake) {
         EXPECT_EQ(w.a().state(), SessionState::silent);
         w.link(0).outage = w.link(1).outage = false;
         const uint64_t restored = w.now_ns();
-        ASSERT_TRUE(w.run_until(restored + kNsPerSecond, [&] { return w.b().take(Class::control).has_value(); }));
+        ASSERT_TRUE(w.run_until(restored + kNsPerSecond,
+                                [&] { return w.b().take(Class::control).has_value(); }));
         // A probe goes out every 100 ms, whatever the outage lasted.
         EXPECT_LE(w.now_ns() - restored, 150 * kNsPerMs) << "after " << seconds << " s";
         w.run_until(w.now_ns() + 3 * kNsPerSecond);
@@ -163,18 +170,23 @@ TEST(Session, EitherSideMayRestart) {
         w.run_until(w.now_ns() + 5 * kNsPerMs);
         w.restart(side);
         const uint64_t restarted = w.now_ns();
-        const bool again = w.run_until(restarted + 10 * kNsPerSecond, [&] { return both_up(w) && w.a().session() != before; });
+        const bool again = w.run_until(restarted + 10 * kNsPerSecond,
+                                       [&] { return both_up(w) && w.a().session() != before; });
         ASSERT_TRUE(again) << "side " << side;
-        std::printf("restart of side %zu: new session after %.0f ms\n", side, static_cast<double>(w.now_ns() - restarted) / 1e6);
-        EXPECT_EQ(w.end(1 - side).send(Class::control, before, Bytes(1)), SendResult::session_changed);
-        EXPECT_EQ(w.end(1 - side).send(Class::control, SessionId::none, Bytes(1)), SendResult::not_connected);
+        std::printf("restart of side %zu: new session after %.0f ms\n", side,
+                    static_cast<double>(w.now_ns() - restarted) / 1e6);
+        EXPECT_EQ(w.end(1 - side).send(Class::control, before, Bytes(1)),
+                  SendResult::session_changed);
+        EXPECT_EQ(w.end(1 - side).send(Class::control, SessionId::none, Bytes(1)),
+                  SendResult::not_connected);
         // What the old session held is given up and counted so.
         EXPECT_EQ(w.end(1 - side).released_bytes(Class::control), 100u);
         EXPECT_EQ(w.end(1 - side).departed_bytes(Class::control), 100u);
     }
 }
 
-// An attacker on the path claims that the session is gone: the session is probed, found alive, and stays.
+// An attacker on the path claims that the session is gone: the session is probed, found alive, and
+// stays.
 TEST(Session, AForgedHintDoesNotEndASession) {
     World w({});
     ASSERT_TRUE(w.run_until(w.now_ns() + kNsPerSecond, [&] { return both_up(w); }));
@@ -234,11 +246,18 @@ TEST(EndpointConfig, NamesTheFieldThatIsWrong) {
         return made.ok() ? std::string() : made.error().message();
     };
     EXPECT_EQ(refusal([](EndpointConfig&) {}), "");
-    EXPECT_NE(refusal([](EndpointConfig& c) { c.peer_address = {}; }).find("peer_address"), std::string::npos);
-    EXPECT_NE(refusal([](EndpointConfig& c) { c.datagram_bytes_max = 576; }).find("1200 to 9000"), std::string::npos);
-    EXPECT_NE(refusal([](EndpointConfig& c) { c.floor_bits_per_s = c.ceiling_bits_per_s + 1; }).find("floor"), std::string::npos);
-    EXPECT_NE(refusal([](EndpointConfig& c) { c.disk_weight = 0; }).find("disk_weight"), std::string::npos);
-    EXPECT_NE(refusal([](EndpointConfig& c) { c.classes[3].receive_bytes_max = 1; }).find("bulk"), std::string::npos);
+    EXPECT_NE(refusal([](EndpointConfig& c) { c.peer_address = {}; }).find("peer_address"),
+              std::string::npos);
+    EXPECT_NE(refusal([](EndpointConfig& c) { c.datagram_bytes_max = 576; }).find("1200 to 9000"),
+              std::string::npos);
+    EXPECT_NE(refusal([](EndpointConfig& c) {
+                  c.floor_bits_per_s = c.ceiling_bits_per_s + 1;
+              }).find("floor"),
+              std::string::npos);
+    EXPECT_NE(refusal([](EndpointConfig& c) { c.disk_weight = 0; }).find("disk_weight"),
+              std::string::npos);
+    EXPECT_NE(refusal([](EndpointConfig& c) { c.classes[3].receive_bytes_max = 1; }).find("bulk"),
+              std::string::npos);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// What an attacker on the path may send: each is dropped, counted under its reason, and changes nothing.
+// What an attacker on the path may send: each is dropped, counted under its reason, and changes
+// nothing.
 #include <gtest/gtest.h>
 
 #include "packet.hpp"
@@ -8,18 +9,22 @@
 namespace evac::wan::testing {
 namespace {
 
-uint64_t drops(const Stats& s, DropReason r) { return s.drops[static_cast<size_t>(r)]; }
+uint64_t drops(const Stats& s, DropReason r) {
+    return s.drops[static_cast<size_t>(r)];
+}
 
 class Rejects : public ::testing::Test {
   protected:
     void SetUp() override {
         world_.tap = [this](size_t from, Bytes& bytes) {
-            if (from == 0 && bytes[0] == std::byte{2} && bytes.size() > 200) captured_.push_back(bytes);
+            if (from == 0 && bytes[0] == std::byte{2} && bytes.size() > 200)
+                captured_.push_back(bytes);
         };
         world_.run_until(world_.now_ns() + kNsPerSecond);
         ASSERT_NE(world_.a().session(), SessionId::none);
         for (int i = 0; i < 3; ++i) {
-            ASSERT_EQ(world_.a().send(Class::disk, world_.a().session(), Bytes(1000, std::byte{7})), SendResult::ok);
+            ASSERT_EQ(world_.a().send(Class::disk, world_.a().session(), Bytes(1000, std::byte{7})),
+                      SendResult::ok);
         }
         world_.run_until(world_.now_ns() + 100 * kNsPerMs);
         while (world_.b().take(Class::disk)) ++delivered_;
@@ -44,15 +49,20 @@ class Rejects : public ::testing::Test {
     uint64_t delivered_ = 0;
 };
 
-TEST_F(Rejects, Replayed) { EXPECT_EQ(offer(captured_[0]), DropReason::replayed); }
+TEST_F(Rejects, Replayed) {
+    EXPECT_EQ(offer(captured_[0]), DropReason::replayed);
+}
 
 TEST_F(Rejects, Truncated) {
     const Bytes& whole = captured_[0];
     for (size_t size = 0; size < whole.size(); ++size) {
         Bytes cut(whole.begin(), whole.begin() + static_cast<ptrdiff_t>(size));
-        if (size >= kDataHeaderBytes) cut[6] = std::byte{0x77};  // a fresh packet number, so that it is not a replay
+        if (size >= kDataHeaderBytes)
+            cut[6] = std::byte{0x77};  // a fresh packet number, so that it is not a replay
         const auto reason = offer(cut);
-        EXPECT_EQ(reason, size < kDataHeaderBytes + 1 + kTagBytes ? DropReason::too_short : DropReason::bad_tag) << size;
+        EXPECT_EQ(reason, size < kDataHeaderBytes + 1 + kTagBytes ? DropReason::too_short
+                                                                  : DropReason::bad_tag)
+            << size;
     }
 }
 
@@ -67,7 +77,8 @@ TEST_F(Rejects, EveryBitFlipped) {
         ++count[static_cast<size_t>(*reason)];
     }
     EXPECT_GT(count[static_cast<size_t>(DropReason::unknown_session)], 0u);
-    EXPECT_GT(count[static_cast<size_t>(DropReason::bad_tag)], 0u);  // bits of the number that make it fresh
+    EXPECT_GT(count[static_cast<size_t>(DropReason::bad_tag)],
+              0u);  // bits of the number that make it fresh
     EXPECT_GT(count[static_cast<size_t>(DropReason::replayed)], 0u);
 }
 
@@ -130,7 +141,8 @@ TEST_F(Rejects, TooOldAfterTheWindowMoved) {
     EXPECT_EQ(offer(old), DropReason::too_old);
 }
 
-// An authentic peer that breaks the rules (a bug of ours): the packet is dropped whole, not acknowledged, and counted.
+// An authentic peer that breaks the rules (a bug of ours): the packet is dropped whole, not
+// acknowledged, and counted.
 TEST(AuthenticButWrong, DroppedWhole) {
     EndpointConfig config;
     SessionSecrets secrets;
@@ -145,21 +157,27 @@ TEST(AuthenticButWrong, DroppedWhole) {
         return buffer;
     };
     const Bytes body(10);
-    EXPECT_EQ(session.receive_payload(2, 0, payload([](PacketWriter& w) { w.u8(0x03); })), DropReason::malformed_frame);
-    EXPECT_EQ(session.receive_payload(2, 1, payload([&](PacketWriter& w) {
-        write_fragment(w, {Class::bulk, 0, 10, 0, body});          // good, but in bad company
-        write_fragment(w, {Class::bulk, 1u << 20, 10, 0, body});   // far beyond the window
-    })), DropReason::flow_violation);
+    EXPECT_EQ(session.receive_payload(2, 0, payload([](PacketWriter& w) { w.u8(0x03); })),
+              DropReason::malformed_frame);
+    EXPECT_EQ(
+        session.receive_payload(
+            2, 1, payload([&](PacketWriter& w) {
+                write_fragment(w, {Class::bulk, 0, 10, 0, body});  // good, but in bad company
+                write_fragment(w, {Class::bulk, 1u << 20, 10, 0, body});  // far beyond the window
+            })),
+        DropReason::flow_violation);
     EXPECT_FALSE(session.take(Class::bulk).has_value());
     EXPECT_EQ(session.receive_payload(2, 2, payload([](PacketWriter& w) {
-        AckFrame ack;
-        ack.range_count = 1;
-        ack.ranges[0] = {500, 500};
-        write_ack(w, ack);
-    })), DropReason::malformed_frame);  // never sent
+                                          AckFrame ack;
+                                          ack.range_count = 1;
+                                          ack.ranges[0] = {500, 500};
+                                          write_ack(w, ack);
+                                      })),
+              DropReason::malformed_frame);  // never sent
     EXPECT_EQ(session.receive_payload(2, 3, payload([&](PacketWriter& w) {
-        write_fragment(w, {Class::bulk, 0, 10, 0, body});
-    })), std::nullopt);
+                                          write_fragment(w, {Class::bulk, 0, 10, 0, body});
+                                      })),
+              std::nullopt);
     EXPECT_TRUE(session.take(Class::bulk).has_value());
 }
 

@@ -1,6 +1,7 @@
 #pragma once
-// Two endpoints and a modelled path between them in virtual time. Everything is drawn from one seed; the trace hash
-// covers what was sent when, how large, what became of it, and what was delivered (not ciphertext, which is random).
+// Two endpoints and a modelled path between them in virtual time. Everything is drawn from one
+// seed; the trace hash covers what was sent when, how large, what became of it, and what was
+// delivered (not ciphertext, which is random).
 #include <algorithm>
 #include <cstdio>
 #include <functional>
@@ -21,7 +22,8 @@ struct LinkModel {
     uint64_t delay_ns = 10 * kNsPerMs;  // one way
     size_t queue_bytes = 128 * 1024;    // drop-tail, in wire bytes
     double loss = 0;
-    double burst_enter = 0;  // Gilbert-Elliott: chance per packet to enter the bad state, where loss is burst_loss
+    double burst_enter =
+        0;  // Gilbert-Elliott: chance per packet to enter the bad state, where loss is burst_loss
     double burst_leave = 0.25;
     double burst_loss = 0.8;
     double duplicate = 0;
@@ -64,13 +66,16 @@ class World {
 
     void restart(size_t side) {
         auto made = Endpoint::create(side == 0 ? options_.a : options_.b,
-                                     side == 0 ? site_a_context() : site_b_context(), random_.next(), now_ns_);
+                                     side == 0 ? site_a_context() : site_b_context(),
+                                     random_.next(), now_ns_);
         EVAC_ASSERT(made.ok());
         ends_[side] = std::move(*made);
         note(0x5e5e, side, now_ns_);
     }
 
-    void at(uint64_t time_ns, std::function<void()> action) { events_.push({time_ns, order_++, 2, {}, std::move(action)}); }
+    void at(uint64_t time_ns, std::function<void()> action) {
+        events_.push({time_ns, order_++, 2, {}, std::move(action)});
+    }
 
     // Called after each step with the present time.
     std::function<void()> on_step;
@@ -137,7 +142,8 @@ class World {
             if (event.to == 2) {
                 event.action();
             } else {
-                ends_[event.to]->receive(now_ns_, event.to == 0 ? kAddressB : kAddressA, event.bytes);
+                ends_[event.to]->receive(now_ns_, event.to == 0 ? kAddressB : kAddressA,
+                                         event.bytes);
             }
         }
         if (on_step) on_step();
@@ -165,10 +171,12 @@ class World {
             note(0xd0, from, bytes.size());
             return;
         }
-        link.free_ns = std::max(link.free_ns, now_ns_) + static_cast<uint64_t>(wire * 8e9 / m.rate_bits_per_s);
+        link.free_ns =
+            std::max(link.free_ns, now_ns_) + static_cast<uint64_t>(wire * 8e9 / m.rate_bits_per_s);
         link.bytes += static_cast<uint64_t>(wire);
         link.bad = link.bad ? !random_.chance(m.burst_leave) : random_.chance(m.burst_enter);
-        if (m.outage || random_.chance(m.loss) || (link.bad && random_.chance(m.burst_loss))) return;
+        if (m.outage || random_.chance(m.loss) || (link.bad && random_.chance(m.burst_loss)))
+            return;
         if (random_.chance(m.corrupt)) {
             const size_t bit = random_.below(bytes.size() * 8);
             bytes[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
@@ -176,7 +184,8 @@ class World {
         uint64_t arrival = link.free_ns + m.delay_ns;
         if (m.jitter_ns > 0) arrival += random_.below(m.jitter_ns);
         if (random_.chance(m.reorder)) arrival += random_.below(m.reorder_ns);
-        if (random_.chance(m.duplicate)) events_.push({arrival + random_.below(20 * kNsPerMs), order_++, 1 - from, bytes, {}});
+        if (random_.chance(m.duplicate))
+            events_.push({arrival + random_.below(20 * kNsPerMs), order_++, 1 - from, bytes, {}});
         events_.push({arrival, order_++, 1 - from, std::move(bytes), {}});
     }
 

@@ -20,9 +20,11 @@ TEST(IntervalSet, AgreesWithABitmap) {
         std::vector<bool> model(400);
         for (int i = 0; i < 60; ++i) {
             const auto begin = static_cast<uint32_t>(random.below(390));
-            const auto end = static_cast<uint32_t>(begin + 1 + random.below(std::min<uint64_t>(10, 399 - begin)));
+            const auto end = static_cast<uint32_t>(
+                begin + 1 + random.below(std::min<uint64_t>(10, 399 - begin)));
             bool touches = false;
-            for (uint32_t k = begin == 0 ? 0 : begin - 1; k <= end && k < model.size(); ++k) touches = touches || model[k];
+            for (uint32_t k = begin == 0 ? 0 : begin - 1; k <= end && k < model.size(); ++k)
+                touches = touches || model[k];
             EXPECT_EQ(set.separate(begin, end), !touches);
             ASSERT_TRUE(set.insert(begin, end));
             for (uint32_t k = begin; k < end; ++k) model[k] = true;
@@ -67,9 +69,11 @@ TEST(AckTracker, AgreesWithASetOfNumbers) {
         ASSERT_LE(ack.range_count, kAckRangesMax);
         EXPECT_EQ(ack.ranges[0].last, *seen.rbegin());
         for (size_t r = 0; r < ack.range_count; ++r) {
-            for (uint64_t n = ack.ranges[r].first; n <= ack.ranges[r].last; ++n) EXPECT_EQ(seen.count(n), 1u);
+            for (uint64_t n = ack.ranges[r].first; n <= ack.ranges[r].last; ++n)
+                EXPECT_EQ(seen.count(n), 1u);
             if (r > 0) {
-                for (uint64_t n = ack.ranges[r].last + 1; n < ack.ranges[r - 1].first; ++n) EXPECT_EQ(seen.count(n), 0u);
+                for (uint64_t n = ack.ranges[r].last + 1; n < ack.ranges[r - 1].first; ++n)
+                    EXPECT_EQ(seen.count(n), 0u);
                 EXPECT_LT(ack.ranges[r].last + 1, ack.ranges[r - 1].first);
             }
         }
@@ -134,15 +138,18 @@ TEST(Streams, DeliverEverythingOnceInOrderThroughABadBag) {
                 } else {
                     uint64_t planned = 0;
                     const auto verdict = receiver.check(f.fragment, planned);
-                    ASSERT_TRUE(verdict == ReceiveStream::Verdict::ok || verdict == ReceiveStream::Verdict::duplicate ||
+                    ASSERT_TRUE(verdict == ReceiveStream::Verdict::ok ||
+                                verdict == ReceiveStream::Verdict::duplicate ||
                                 verdict == ReceiveStream::Verdict::full);
                     if (verdict == ReceiveStream::Verdict::full) {
                         sender.mark_lost(f.ref);
                     } else {
                         receiver.apply(f.fragment);
                         if (random.chance(0.1)) receiver.apply(f.fragment);
-                        if (random.chance(0.1)) sender.mark_lost(f.ref);  // spurious: comes twice
-                        else sender.mark_acked(f.ref);
+                        if (random.chance(0.1))
+                            sender.mark_lost(f.ref);  // spurious: comes twice
+                        else
+                            sender.mark_acked(f.ref);
                     }
                 }
             }
@@ -150,7 +157,8 @@ TEST(Streams, DeliverEverythingOnceInOrderThroughABadBag) {
             ASSERT_LE(sender.unacked_bytes(), 800u * 1024);
             if (random.chance(0.3)) {
                 if (auto m = receiver.take()) {
-                    ASSERT_EQ(*m, pattern(1 + (taken * 7717) % (taken % 5 == 0 ? 200'000 : 3000), taken));
+                    ASSERT_EQ(
+                        *m, pattern(1 + (taken * 7717) % (taken % 5 == 0 ? 200'000 : 3000), taken));
                     ++taken;
                 }
                 sender.grant(receiver.credit());
@@ -196,24 +204,29 @@ TEST(Streams, ReceiverRefusesWhatIsBeyondItsWindowOrContradictsItself) {
         return Fragment{Class::bulk, message, total, offset, body};
     };
     uint64_t planned = 0;
-    EXPECT_EQ(receiver.check(fragment(kReceiveMessagesMax, 100, 0), planned), ReceiveStream::Verdict::flow_violation);
+    EXPECT_EQ(receiver.check(fragment(kReceiveMessagesMax, 100, 0), planned),
+              ReceiveStream::Verdict::flow_violation);
     planned = 0;
     EXPECT_EQ(receiver.check(fragment(0, 200'000, 0), planned), ReceiveStream::Verdict::ok);
     EXPECT_EQ(receiver.check(fragment(1, 200'000, 0), planned), ReceiveStream::Verdict::ok);
-    EXPECT_EQ(receiver.check(fragment(2, 200'000, 0), planned), ReceiveStream::Verdict::flow_violation);
+    EXPECT_EQ(receiver.check(fragment(2, 200'000, 0), planned),
+              ReceiveStream::Verdict::flow_violation);
     receiver.apply(fragment(0, 200'000, 0));
     planned = 0;
-    EXPECT_EQ(receiver.check(fragment(0, 200'001, 100), planned), ReceiveStream::Verdict::inconsistent);
+    EXPECT_EQ(receiver.check(fragment(0, 200'001, 100), planned),
+              ReceiveStream::Verdict::inconsistent);
     // Scattered pieces: refused before the table could overflow.
     size_t accepted = 0;
     for (uint32_t offset = 1000; offset < 190'000; offset += 1000) {
-        if (receiver.check(fragment(0, 200'000, offset), planned) != ReceiveStream::Verdict::ok) break;
+        if (receiver.check(fragment(0, 200'000, offset), planned) != ReceiveStream::Verdict::ok)
+            break;
         receiver.apply(fragment(0, 200'000, offset));
         ++accepted;
     }
     EXPECT_LT(accepted, kIntervalsMax);
     EXPECT_EQ(receiver.check(fragment(0, 200'000, 195'000), planned), ReceiveStream::Verdict::full);
-    EXPECT_EQ(receiver.check(fragment(0, 200'000, 100), planned), ReceiveStream::Verdict::ok);  // merges
+    EXPECT_EQ(receiver.check(fragment(0, 200'000, 100), planned),
+              ReceiveStream::Verdict::ok);  // merges
 }
 
 // Recovery against a plain record of what was sent.

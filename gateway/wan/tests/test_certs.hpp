@@ -1,11 +1,12 @@
 #pragma once
-// Certificates for tests, made with OpenSSL at run time. RSA: its signatures have one size (ECDSA's vary), so that
-// simulations are reproducible. (OpenSSL's DTLS does not do Ed25519.)
+// Certificates for tests, made with OpenSSL at run time. RSA: its signatures have one size (ECDSA's
+// vary), so that simulations are reproducible. (OpenSSL's DTLS does not do Ed25519.)
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
+#include <array>
 #include <memory>
 #include <string>
 
@@ -29,10 +30,22 @@ inline std::string pem_of(X509* certificate) {
 
 inline std::string pem_of(EVP_PKEY* key) {
     const std::unique_ptr<BIO, int (*)(BIO*)> bio(BIO_new(BIO_s_mem()), &BIO_free);
-    EVAC_ASSERT(PEM_write_bio_PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr, nullptr) == 1);
+    EVAC_ASSERT(PEM_write_bio_PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr, nullptr) ==
+                1);
     char* data = nullptr;
     const long size = BIO_get_mem_data(bio.get(), &data);
     return {data, static_cast<size_t>(size)};
+}
+
+// RSA keys are slow to make, and tests need few different ones: a pool, used in turn.
+inline std::shared_ptr<EVP_PKEY> next_key() {
+    static std::array<std::shared_ptr<EVP_PKEY>, 4> pool;
+    static size_t turn = 0;
+    std::shared_ptr<EVP_PKEY>& key = pool[turn++ % pool.size()];
+    if (key == nullptr) {
+        key.reset(EVP_PKEY_Q_keygen(nullptr, nullptr, "RSA", size_t{2048}), &EVP_PKEY_free);
+    }
+    return key;
 }
 
 struct CertOptions {
@@ -46,7 +59,7 @@ struct CertOptions {
 // Signed by `issuer`, or by itself when that is empty.
 inline Identity make_identity(const CertOptions& options, const Identity* issuer = nullptr) {
     Identity made;
-    made.key.reset(EVP_PKEY_Q_keygen(nullptr, nullptr, "RSA", size_t{2048}), &EVP_PKEY_free);
+    made.key = next_key();
     made.certificate.reset(X509_new(), &X509_free);
     X509* x = made.certificate.get();
     EVAC_ASSERT(made.key != nullptr && x != nullptr);
@@ -55,13 +68,16 @@ inline Identity make_identity(const CertOptions& options, const Identity* issuer
     X509_gmtime_adj(X509_getm_notBefore(x), options.not_before_s);
     X509_gmtime_adj(X509_getm_notAfter(x), options.not_after_s);
     X509_NAME* name = X509_get_subject_name(x);
-    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>(options.name.c_str()),
-                               -1, -1, 0);
-    X509_set_issuer_name(x, issuer != nullptr ? X509_get_subject_name(issuer->certificate.get()) : name);
+    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC,
+                               reinterpret_cast<const unsigned char*>(options.name.c_str()), -1, -1,
+                               0);
+    X509_set_issuer_name(
+        x, issuer != nullptr ? X509_get_subject_name(issuer->certificate.get()) : name);
     X509_set_pubkey(x, made.key.get());
     const auto extend = [&](int nid, const std::string& value) {
         X509V3_CTX context;
-        X509V3_set_ctx(&context, issuer != nullptr ? issuer->certificate.get() : x, x, nullptr, nullptr, 0);
+        X509V3_set_ctx(&context, issuer != nullptr ? issuer->certificate.get() : x, x, nullptr,
+                       nullptr, 0);
         const std::unique_ptr<X509_EXTENSION, void (*)(X509_EXTENSION*)> extension(
             X509V3_EXT_conf_nid(nullptr, &context, nid, value.c_str()), &X509_EXTENSION_free);
         EVAC_ASSERT(extension != nullptr && X509_add_ext(x, extension.get(), -1) == 1);
@@ -86,10 +102,12 @@ struct TestPki {
 };
 
 inline TlsPem pem_for(const Identity& own, const Identity& ca, const std::string& peer) {
-    return {pem_of(own.certificate.get()), pem_of(own.key.get()), pem_of(ca.certificate.get()), peer};
+    return {pem_of(own.certificate.get()), pem_of(own.key.get()), pem_of(ca.certificate.get()),
+            peer};
 }
 
-inline std::shared_ptr<const TlsContext> context_for(const Identity& own, const Identity& ca, const std::string& peer) {
+inline std::shared_ptr<const TlsContext> context_for(const Identity& own, const Identity& ca,
+                                                     const std::string& peer) {
     auto context = TlsContext::from_pem(pem_for(own, ca, peer));
     EVAC_ASSERT(context.ok());
     return *context;

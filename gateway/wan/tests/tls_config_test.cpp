@@ -19,7 +19,8 @@ class TlsFilesTest : public ::testing::Test {
         folder_ = path;
         const TestPki& pki = TestPki::get();
         const TlsPem pem = pem_for(pki.site_a, pki.ca, "site-b");
-        files_ = {write("a.pem", pem.certificate), write("a.key", pem.key), write("ca.pem", pem.ca), "site-b"};
+        files_ = {write("a.pem", pem.certificate), write("a.key", pem.key), write("ca.pem", pem.ca),
+                  "site-b"};
     }
     void TearDown() override { std::filesystem::remove_all(folder_); }
 
@@ -42,7 +43,9 @@ class TlsFilesTest : public ::testing::Test {
     TlsFiles files_;
 };
 
-TEST_F(TlsFilesTest, LoadsGoodFiles) { EXPECT_EQ(refusal(), ""); }
+TEST_F(TlsFilesTest, LoadsGoodFiles) {
+    EXPECT_EQ(refusal(), "");
+}
 
 TEST_F(TlsFilesTest, NamesTheMissingFile) {
     files_.certificate_file = folder_ / "absent.pem";
@@ -69,7 +72,8 @@ TEST_F(TlsFilesTest, RefusesAForeignKey) {
 }
 
 TEST_F(TlsFilesTest, RefusesOwnExpiredCertificate) {
-    const Identity old = make_identity({.name = "site-a", .not_before_s = -7200, .not_after_s = -3600}, &TestPki::get().ca);
+    const Identity old = make_identity(
+        {.name = "site-a", .not_before_s = -7200, .not_after_s = -3600}, &TestPki::get().ca);
     files_.certificate_file = write("old.pem", pem_of(old.certificate.get()));
     files_.key_file = write("old.key", pem_of(old.key.get()));
     expect_refusal("wan.certificate_file", "expired");
@@ -81,7 +85,8 @@ TEST_F(TlsFilesTest, RefusesAnEmptyPeerName) {
 }
 
 TEST_F(TlsFilesTest, RefusesAKeyTypeThatDtlsCannotUse) {
-    const std::unique_ptr<EVP_PKEY, void (*)(EVP_PKEY*)> key(EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519"), &EVP_PKEY_free);
+    const std::unique_ptr<EVP_PKEY, void (*)(EVP_PKEY*)> key(
+        EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519"), &EVP_PKEY_free);
     files_.key_file = write("ed.key", pem_of(key.get()));
     expect_refusal("wan.key_file", "accepted: ECDSA");
 }

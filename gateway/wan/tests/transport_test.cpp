@@ -1,4 +1,5 @@
-// Transport over kernel UDP on loopback: two packet threads, producers and consumers, as the daemon uses it.
+// Transport over kernel UDP on loopback: two packet threads, producers and consumers, as the daemon
+// uses it.
 #include "evac/wan/transport.hpp"
 
 #include <gtest/gtest.h>
@@ -35,9 +36,12 @@ std::unique_ptr<wan_port::DatagramPort> open_port(uint16_t port) {
 class BlindPort final : public wan_port::DatagramPort {
   public:
     explicit BlindPort(wan_port::DatagramPort& inner) : inner_(inner) {}
-    size_t send(const wan_port::UdpAddress& to, std::span<const std::span<const std::byte>> datagrams) override {
+    size_t send(const wan_port::UdpAddress& to,
+                std::span<const std::span<const std::byte>> datagrams) override {
         // Takes little at a time: the transport must keep the rest.
-        return datagrams.empty() ? 0 : inner_.send(to, datagrams.first(std::min<size_t>(datagrams.size(), 3)));
+        return datagrams.empty()
+                   ? 0
+                   : inner_.send(to, datagrams.first(std::min<size_t>(datagrams.size(), 3)));
     }
     size_t receive(size_t budget, const wan_port::DatagramHandler& handler) override {
         return inner_.receive(budget, handler);
@@ -139,7 +143,8 @@ void produce(Transport& t, Class c, SessionId session, uint64_t count, size_t si
     }
 }
 
-void consume(Transport& t, std::span<const Class> classes, int fd, SessionId session, uint64_t count, size_t size) {
+void consume(Transport& t, std::span<const Class> classes, int fd, SessionId session,
+             uint64_t count, size_t size) {
     std::array<uint64_t, kClasses> next{};
     uint64_t left = count * classes.size();
     while (left > 0) {
@@ -158,22 +163,27 @@ void consume(Transport& t, std::span<const Class> classes, int fd, SessionId ses
 }
 
 void exchange_all_classes(Sites& sites) {
-    ASSERT_TRUE(eventually([&] { return sites.a.transport->connected() && sites.b.transport->connected(); }));
+    ASSERT_TRUE(eventually(
+        [&] { return sites.a.transport->connected() && sites.b.transport->connected(); }));
     const SessionId session = sites.a.transport->session();
     ASSERT_EQ(session, sites.b.transport->session());
-    constexpr uint64_t kCount = 200;
+    constexpr uint64_t kCount = 80;
     constexpr size_t kSize = 60'000;
     constexpr std::array<Class, 1> kControl{Class::control};
     constexpr std::array<Class, 3> kData{Class::demand, Class::disk, Class::bulk};
     std::vector<std::jthread> threads;
     for (Site* site : {&sites.a, &sites.b}) {
         for (size_t i = 0; i < kClasses; ++i) {
-            threads.emplace_back([=] { produce(*site->transport, static_cast<Class>(i), session, kCount, kSize); });
+            threads.emplace_back(
+                [=] { produce(*site->transport, static_cast<Class>(i), session, kCount, kSize); });
         }
         threads.emplace_back([=] {
-            consume(*site->transport, kControl, site->transport->control_fd(), session, kCount, kSize);
+            consume(*site->transport, kControl, site->transport->control_fd(), session, kCount,
+                    kSize);
         });
-        threads.emplace_back([=] { consume(*site->transport, kData, site->transport->data_fd(), session, kCount, kSize); });
+        threads.emplace_back([=] {
+            consume(*site->transport, kData, site->transport->data_fd(), session, kCount, kSize);
+        });
     }
     threads.clear();
     for (size_t i = 0; i < kClasses; ++i) {
@@ -189,10 +199,14 @@ void exchange_all_classes(Sites& sites) {
         EXPECT_EQ(c.received_bytes, kCount * kSize);
         EXPECT_EQ(c.received_messages, kCount);
     }
-    std::printf("loopback: %llu packets sent, %llu lost, rtt %.2f ms, cpu of both packet threads %.2f s for %.0f MB each way\n",
-                static_cast<unsigned long long>(stats.packets_sent), static_cast<unsigned long long>(stats.packets_lost),
-                static_cast<double>(stats.rtt_smoothed_ns) / 1e6,
-                static_cast<double>(sites.a.cpu_ns + sites.b.cpu_ns) / 1e9, kCount * kSize * kClasses / 1e6);
+    std::printf(
+        "loopback: %llu packets sent, %llu lost, rtt %.2f ms, cpu of both packet threads %.2f s "
+        "for %.0f MB each way\n",
+        static_cast<unsigned long long>(stats.packets_sent),
+        static_cast<unsigned long long>(stats.packets_lost),
+        static_cast<double>(stats.rtt_smoothed_ns) / 1e6,
+        static_cast<double>(sites.a.cpu_ns + sites.b.cpu_ns) / 1e9,
+        kCount * kSize * kClasses / 1e6);
 }
 
 TEST(Transport, AllClassesBothWaysOverKernelUdp) {
@@ -223,7 +237,8 @@ TEST(Transport, SaysFullAtItsLimitAndKeepsTheMessage) {
     EXPECT_EQ(m, numbered(accepted, 100'000));
     EXPECT_EQ(sites.b.transport->queued_bytes(Class::bulk), accepted * 100'000);
     EXPECT_EQ(sites.b.transport->try_send(Class::bulk, session, Bytes()), SendResult::invalid);
-    EXPECT_EQ(sites.b.transport->try_send(Class::bulk, session, Bytes(kMessageBytesMax + 1)), SendResult::invalid);
+    EXPECT_EQ(sites.b.transport->try_send(Class::bulk, session, Bytes(kMessageBytesMax + 1)),
+              SendResult::invalid);
     // Another class still has room.
     EXPECT_EQ(sites.b.transport->try_send(Class::control, session, Bytes(10)), SendResult::ok);
     ASSERT_TRUE(eventually([&] { return sites.b.transport->state() == SessionState::silent; }));
@@ -232,7 +247,8 @@ TEST(Transport, SaysFullAtItsLimitAndKeepsTheMessage) {
 
 TEST(Transport, EveryoneLearnsThatTheSessionChanged) {
     Sites sites;
-    ASSERT_TRUE(eventually([&] { return sites.a.transport->connected() && sites.b.transport->connected(); }));
+    ASSERT_TRUE(eventually(
+        [&] { return sites.a.transport->connected() && sites.b.transport->connected(); }));
     const SessionId before = sites.b.transport->session();
     sites.a.stop();
     for (int i = 0; i < 5; ++i) {
@@ -245,8 +261,10 @@ TEST(Transport, EveryoneLearnsThatTheSessionChanged) {
     sites.a.transport.reset();
     sites.a.start(Role::listen, sites.b.port->local_address(), site_a_context());
     ASSERT_TRUE(eventually([&] { return sites.b.transport->session() != before; }));
-    EXPECT_EQ(sites.b.transport->try_send(Class::disk, before, Bytes(1)), SendResult::session_changed);
-    EXPECT_EQ(sites.b.transport->try_send(Class::disk, SessionId::none, Bytes(1)), SendResult::not_connected);
+    EXPECT_EQ(sites.b.transport->try_send(Class::disk, before, Bytes(1)),
+              SendResult::session_changed);
+    EXPECT_EQ(sites.b.transport->try_send(Class::disk, SessionId::none, Bytes(1)),
+              SendResult::not_connected);
     EXPECT_TRUE(wait_readable(sites.b.transport->writable_fd(Class::disk)));
     EXPECT_TRUE(wait_readable(sites.b.transport->control_fd()));
     EXPECT_TRUE(wait_readable(sites.b.transport->data_fd()));
@@ -255,11 +273,13 @@ TEST(Transport, EveryoneLearnsThatTheSessionChanged) {
     const SessionId now = sites.b.transport->session();
     ASSERT_EQ(sites.b.transport->try_send(Class::disk, now, numbered(42, 100)), SendResult::ok);
     std::optional<Message> got;
-    ASSERT_TRUE(eventually([&] { return (got = sites.a.transport->try_receive(Class::disk)).has_value(); }));
+    ASSERT_TRUE(eventually(
+        [&] { return (got = sites.a.transport->try_receive(Class::disk)).has_value(); }));
     EXPECT_EQ(got->session, now);
     EXPECT_EQ(got->bytes, numbered(42, 100));
     uint64_t ups = 0;
-    while (auto event = sites.b.transport->try_event()) ups += event->kind == TransportEvent::Kind::session_up;
+    while (auto event = sites.b.transport->try_event())
+        ups += event->kind == TransportEvent::Kind::session_up;
     EXPECT_EQ(ups, 2u);
 }
 
@@ -269,23 +289,27 @@ TEST(Transport, ReportsARefusalAsAnEvent) {
     b.open();
     const Identity stranger = make_identity({.name = "site-c"}, &TestPki::get().ca);
     a.start(Role::listen, b.port->local_address(), site_a_context());
-    b.start(Role::connect, a.port->local_address(), context_for(stranger, TestPki::get().ca, "site-a"));
+    b.start(Role::connect, a.port->local_address(),
+            context_for(stranger, TestPki::get().ca, "site-a"));
     std::optional<TransportEvent> event;
     ASSERT_TRUE(eventually([&] { return (event = a.transport->try_event()).has_value(); }));
     EXPECT_EQ(event->kind, TransportEvent::Kind::refused);
     EXPECT_NE(event->text.find("mismatch"), std::string::npos) << event->text;
     EXPECT_FALSE(a.transport->connected());
-    EXPECT_EQ(a.transport->try_send(Class::control, SessionId{1}, Bytes(1)), SendResult::not_connected);
+    EXPECT_EQ(a.transport->try_send(Class::control, SessionId{1}, Bytes(1)),
+              SendResult::not_connected);
 }
 
 TEST(Transport, IdleCostIsPrinted) {
     Sites sites;
-    ASSERT_TRUE(eventually([&] { return sites.a.transport->connected() && sites.b.transport->connected(); }));
+    ASSERT_TRUE(eventually(
+        [&] { return sites.a.transport->connected() && sites.b.transport->connected(); }));
     std::this_thread::sleep_for(std::chrono::seconds(2));
     sites.a.stop();
     sites.b.stop();
     std::printf("idle for 2 s after one handshake: packet threads used %.2f ms and %.2f ms\n",
-                static_cast<double>(sites.a.cpu_ns) / 1e6, static_cast<double>(sites.b.cpu_ns) / 1e6);
+                static_cast<double>(sites.a.cpu_ns) / 1e6,
+                static_cast<double>(sites.b.cpu_ns) / 1e6);
     EXPECT_GT(sites.a.cpu_ns, 0);
 }
 

@@ -4,26 +4,26 @@
 //   batch    := header records literals
 //   header   := version:u8 = 1   flags:u8 (bit 0: literals are one zstd frame; other bits 0)
 //               literal_pages:le16 <= 16   vm:le32   sequence:le64 >= 1 (per VM, counted by home)
-//               record_bytes:le32   literal_bytes:le32                                   (24 bytes)
-//   records  := record+                                              (exactly record_bytes bytes)
-//   record   := 0x00 epoch:varint region:varint          GROUP: epoch (>= 1) and region (< 64) of the
-//                                                        runs that follow; the first record is a GROUP
-//             | 0x01 start:zigzag count:varint           ZERO run
-//             | 0x02 start:zigzag count:varint           LITERAL run: the next `count` pages of literals
+//               record_bytes:le32   literal_bytes:le32                               (24 bytes)
+//   records  := record+                                          (exactly record_bytes bytes)
+//   record   := 0x00 epoch:varint region:varint      GROUP: epoch (>= 1) and region (< 64) of the
+//                                                    runs that follow; the first record is one
+//             | 0x01 start:zigzag count:varint       ZERO run
+//             | 0x02 start:zigzag count:varint       LITERAL run: the next `count` literal pages
 //             | 0x03 start:zigzag count:varint source identity{count}
-//                                                        REF run: page i has the content of source i
-//   source   := vm:varint region:varint start:zigzag     `count` consecutive pages of away's copy
+//                                                    REF run: page i has the content of source i
+//   source   := vm:varint region:varint start:zigzag   `count` consecutive pages of away's copy
 //   identity := 16 bytes
-//   literals := literal_bytes bytes: 4096 * literal_pages raw bytes, or one zstd frame of exactly those
+//   literals := 4096 * literal_pages raw bytes, or one zstd frame of exactly those
 //
-//   varint is LEB128 of at most 10 bytes. A zigzag start is relative to the page after the previous run
-//   (0 after a GROUP); a source's start is relative to the page after the previous source run of the
-//   batch (0 at first). A run is pages [start, start + count), count >= 1, within [0, 2^40).
-//   Records are applied in order: a REF may name a page that an earlier record of the batch brought.
+//   varint is LEB128 of at most 10 bytes. A zigzag start is relative to the page after the previous
+//   run (0 after a GROUP); a source's start is relative to the page after the previous source run
+//   of the batch (0 at first). A run is pages [start, start + count), count >= 1, within [0, 2^40).
+//   Records are applied in order: a REF may name a page that an earlier record brought.
 //
-// Limits (checked on both sides): message <= kBatchBytesMax, literals <= 64 KiB raw, REF pages <= 512.
-// Version rule: a decoder refuses any other version; the session's handshake settles versions beforehand.
-// Sequential references cost 16 bytes and a few per run; a page of literals its share of the frame.
+// Limits (checked on both sides): message <= kBatchBytesMax, 16 literal pages, 512 REF pages.
+// Version rule: a decoder refuses any other version; the session's handshake settles it beforehand.
+// Sequential references cost 16 bytes and a few per run; a literal page its share of the frame.
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -41,8 +41,10 @@ namespace evac::dedup {
 inline constexpr uint8_t kBatchVersion = 1;
 inline constexpr size_t kBatchHeaderBytes = 24;
 inline constexpr size_t kBatchBytesMax = 128 * 1024;
-inline constexpr size_t kBatchLiteralPagesMax = 16;  // 64 KiB: beyond, zstd gains little (facts: 10 %)
-inline constexpr size_t kBatchReferencesMax = 512;   // bounds away's work and home's retention per batch
+inline constexpr size_t kBatchLiteralPagesMax =
+    16;  // 64 KiB: beyond, zstd gains little (facts: 10 %)
+inline constexpr size_t kBatchReferencesMax =
+    512;  // bounds away's work and home's retention per batch
 inline constexpr size_t kBatchRecordBytesMax = 60 * 1024;
 // A zero run may be long (a fresh disk); 2^28 pages are 1 TiB.
 inline constexpr uint64_t kBatchZeroRunMax = uint64_t{1} << 28;
@@ -88,7 +90,8 @@ class BatchBuilder {
     // `key.vm` is the batch's VM (asserted: one VM per batch). Runs are joined when consecutive.
     void add_zero(const PageKey& key, Epoch epoch);
     void add_literal(const PageKey& key, Epoch epoch, PageSpan page);
-    void add_reference(const PageKey& key, Epoch epoch, const Identity& identity, const Location& source);
+    void add_reference(const PageKey& key, Epoch epoch, const Identity& identity,
+                       const Location& source);
 
     struct Encoded {
         Bytes message;
@@ -104,15 +107,16 @@ class BatchBuilder {
     struct Zstd;
     explicit BatchBuilder(std::unique_ptr<Zstd> zstd);
     BatchRun* extendable(BatchOp op, const PageKey& key, Epoch epoch);
-    void start_run(BatchOp op, const PageKey& key, Epoch epoch, const Location& source, size_t index);
+    void start_run(BatchOp op, const PageKey& key, Epoch epoch, const Location& source,
+                   size_t index);
 
     BatchContent content_;
     size_t bytes_bound_ = 0;  // upper bound of the encoded records
     std::unique_ptr<Zstd> zstd_;
 };
 
-// Decodes bytes of the peer: never crashes, never allocates more than a batch may hold, checks everything
-// before it returns. Owner: the ingest thread.
+// Decodes bytes of the peer: never crashes, never allocates more than a batch may hold, checks
+// everything before it returns. Owner: the ingest thread.
 class BatchDecoder {
   public:
     static Result<BatchDecoder> create();
@@ -120,7 +124,8 @@ class BatchDecoder {
     BatchDecoder& operator=(BatchDecoder&&) noexcept;
     ~BatchDecoder();
 
-    // corrupt: names what is wrong; `out` is then unspecified. `out` is overwritten, its capacity reused.
+    // corrupt: names what is wrong; `out` is then unspecified. `out` is overwritten, its capacity
+    // reused.
     Status decode(ByteSpan message, BatchContent& out);
 
   private:

@@ -1,9 +1,9 @@
 #pragma once
 // Expander: batches in, pages out. Away side; owned by the ingest thread.
 //
-// A batch is checked whole before its first page is put, so hostile bytes apply nothing. A reference is
-// believed only when the content read at the named place has the named keyed identity; otherwise the page is
-// in `naks`, and home sends it again as a literal.
+// A batch is checked whole before its first page is put, so hostile bytes apply nothing. A
+// reference is believed only when the content read at the named place has the named keyed identity;
+// otherwise the page is in `naks`, and home sends it again as a literal.
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -23,11 +23,14 @@ namespace evac::dedup {
 class StagedPages {
   public:
     virtual ~StagedPages() = default;
-    // The newest version put, also of rounds not sealed yet. Any error means "cannot be referenced".
-    // `key` comes from the peer: no such VM, region or page is an error (not_found), never a crash.
+    // The newest version put, also of rounds not sealed yet. Any error means "cannot be
+    // referenced". `key` comes from the peer: no such VM, region or page is an error (not_found),
+    // never a crash.
     virtual Status read(const PageKey& key, std::span<std::byte, kPageBytes> out) = 0;
-    // An error ends the batch (disk full, page outside its region, unknown VM). Repeating a put is harmless.
-    virtual Status put(const PageKey& key, Epoch epoch, std::span<const std::byte, kPageBytes> page) = 0;
+    // An error ends the batch (disk full, page outside its region, unknown VM). Repeating a put is
+    // harmless.
+    virtual Status put(const PageKey& key, Epoch epoch,
+                       std::span<const std::byte, kPageBytes> page) = 0;
     // Pages [first.page, first.page + count), count in [1, kBatchZeroRunMax]; from the peer, so the
     // range must be checked against the region.
     virtual Status put_zero(const PageKey& first, Epoch epoch, uint64_t count) = 0;
@@ -42,9 +45,9 @@ struct Nak {
 struct ExpandCounters {
     uint64_t zero_pages = 0;
     uint64_t literal_pages = 0;
-    uint64_t referenced_pages = 0;   // verified and put
-    uint64_t mismatched_pages = 0;   // NAK: other content at the place
-    uint64_t unreadable_pages = 0;   // NAK: the place could not be read
+    uint64_t referenced_pages = 0;  // verified and put
+    uint64_t mismatched_pages = 0;  // NAK: other content at the place
+    uint64_t unreadable_pages = 0;  // NAK: the place could not be read
 
     void add(const ExpandCounters& other);
 };
@@ -66,8 +69,8 @@ class Expander {
     Expander(const Expander&) = delete;
     Expander& operator=(const Expander&) = delete;
 
-    // corrupt: the message is not a batch, nothing was put. Other codes: `staged` refused a put; pages before
-    // it are put already.
+    // corrupt: the message is not a batch, nothing was put. Other codes: `staged` refused a put;
+    // pages before it are put already.
     Result<Expanded> expand(ByteSpan message);
 
     const ExpandCounters& totals() const;

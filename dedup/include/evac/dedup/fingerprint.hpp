@@ -1,13 +1,13 @@
 #pragma once
 // The two hashes of a page and the zero test.
 //
-//   Fingerprint  "is this what away has of this very page?": seeded xxh3-128. Fast, not collision-proof
-//                against a tenant; a guest that collides with itself harms only itself.
+//   Fingerprint  "is this what away has of this very page?": seeded xxh3-128. A tenant may find
+//                collisions; a guest that collides with itself harms only itself.
 //   Identity     "is this the same content as some other page of any VM?": keyed SHA-256, 128 bits.
 //
-// Derivation from the pair's secret (both gateways, and every module that fingerprints, must agree):
+// Derivation from the pair's secret (both gateways, and all modules that fingerprint, must agree):
 //   seed         = first 8 bytes, little-endian, of SHA-256("evacgw fingerprint seed" || secret)
-//   Fingerprint  = XXH3_128bits_withSeed(page, 4096, seed); {low64, high64}; the all-zero value, which
+//   Fingerprint  = XXH3_128bits_withSeed(page, 4096, seed) as {low64, high64}; all-zero, which
 //                  means "unknown", is replaced by {low = 1, high = 0}
 //   identity key = SHA-256("evacgw identity key" || secret), padded with zeros to 64 bytes
 //   Identity     = first 16 bytes of SHA-256(identity key || page)

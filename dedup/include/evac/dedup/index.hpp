@@ -1,14 +1,14 @@
 #pragma once
-// Index: identity of a page's content -> a place at away that held that content when it was last sent.
+// Index: identity of a page's content -> a place at away that held it when it was last sent.
 //
-// Entries are HINTS, never trusted: the reducer checks a hit against what it sent last to that place, and
-// away verifies the content. So the index may forget (eviction, crash, full ring) and may be wrong
-// (16-byte table entries keep 48 of the 128 bits) at the price of a literal or of a round trip.
+// Entries are HINTS, never trusted: the reducer checks a hit against what it sent last to that
+// place, and away verifies the content. So the index may forget (eviction, crash, full ring) and
+// may be wrong (table entries keep 48 of the 128 bits) at the price of a literal or a round trip.
 //
-//   reducer thread:  lookup / insert / hand_over        worker thread:  flush / sync
-//        |  table (fixed bytes, in memory)                      |
-//        |  pending entries --(SPSC ring of batches)----------> RocksDB (FIFO: the oldest files are
-//        +-- table miss: Get with bloom filter ---------------->          dropped at store_bytes_max)
+//   reducer thread:  lookup / insert / hand_over       worker thread:  flush / sync
+//        |  table (fixed bytes, in memory)                     |
+//        |  pending entries --(SPSC ring of batches)---------> RocksDB (FIFO: above store_bytes_max
+//        +-- table miss: Get with bloom filter --------------> the oldest file is dropped)
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -37,7 +37,7 @@ struct IndexOptions {
     size_t table_bytes = 64 * kMiB;
     // RocksDB's files, about 40 bytes per entry; the oldest file goes when the sum is above.
     uint64_t store_bytes_max = 512 * kMiB;
-    size_t block_cache_bytes = 32 * kMiB;  // bloom filters and index blocks live here, too
+    size_t block_cache_bytes = 32 * kMiB;   // data blocks; filters: 4 % of store_bytes, apart
     size_t write_buffer_bytes = 16 * kMiB;  // RocksDB uses up to two
     // At open, the store's entries are read into the table (newest wins) until it is full.
     bool warm_table = true;
@@ -49,28 +49,29 @@ struct IndexStats {
     uint64_t table_hits = 0;
     uint64_t store_lookups = 0;  // table misses that asked RocksDB
     uint64_t store_hits = 0;
-    uint64_t store_errors = 0;   // reads that failed; counted as misses
+    uint64_t store_errors = 0;  // reads that failed; counted as misses
     uint64_t inserts = 0;
     uint64_t table_evictions = 0;
     uint64_t table_entries = 0;
     uint64_t table_entries_max = 0;
-    uint64_t dropped_pending = 0;  // entries not stored because flush() did not keep up
-    uint64_t stored = 0;           // entries written to RocksDB
-    uint64_t warmed = 0;           // entries read at open
-    uint64_t store_bytes = 0;      // RocksDB's table files now
+    uint64_t dropped_pending = 0;     // entries not stored because flush() did not keep up
+    uint64_t stored = 0;              // entries written to RocksDB
+    uint64_t warmed = 0;              // entries read at open
+    uint64_t store_bytes = 0;         // RocksDB's table files now
     uint64_t store_memory_bytes = 0;  // memtables, block cache and table readers
-    bool recreated = false;  // the store was unreadable at open and was started anew
+    bool recreated = false;           // the store was unreadable at open and was started anew
 };
 
 class Index {
   public:
-    // At most this many entries wait for flush(); older ones are written, newer ones dropped and counted.
+    // At most this many entries wait for flush(); older ones are written, newer ones dropped and
+    // counted.
     static constexpr size_t kPendingBatch = 2048;
     static constexpr size_t kPendingBatches = 64;
 
-    // A store that RocksDB calls corrupt is destroyed and started anew (hints only), with a warning to
-    // `log`. invalid_argument: table_bytes < 64; io: the directory cannot be used.
-    // `log` must outlive the index and is used by open() and flush() only.
+    // A store that RocksDB calls corrupt is destroyed and started anew (hints only), with a warning
+    // to `log`. invalid_argument: table_bytes < 64; io: the directory cannot be used. `log` must
+    // outlive the index and is used by open() and flush() only.
     static Result<std::unique_ptr<Index>> open(const IndexOptions& options, Logger& log);
     // No other call may be running. Hands nothing over: what was not flushed is lost.
     ~Index();
@@ -78,12 +79,13 @@ class Index {
     Index& operator=(const Index&) = delete;
 
     // --- reducer thread ---
-    // May read RocksDB (microseconds; a disk read at worst) on a table miss, unless the table is known to
-    // hold everything.
+    // May read RocksDB (microseconds; a disk read at worst) on a table miss, unless the table is
+    // known to hold everything.
     std::optional<Location> lookup(const Identity& identity);
     // Table only: never blocks.
     std::optional<Location> lookup_table(const Identity& identity);
-    // As lookup() for each; the table misses go to RocksDB in one MultiGet. `out` has identities' size.
+    // As lookup() for each; the table misses go to RocksDB in one MultiGet. `out` has identities'
+    // size.
     void lookup_batch(std::span<const Identity> identities, std::span<std::optional<Location>> out);
     // Visible to lookup at once; durable after hand_over(), flush() (and sync(), for a power loss).
     // Replaces an older location. location.page < kLocationPagesMax, region < kRegionsMax.

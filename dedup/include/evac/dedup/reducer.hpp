@@ -1,20 +1,22 @@
 #pragma once
 // Reducer: changed pages in, encoded batches out. Home side; owned by the reducer thread.
 //
-//   add(page) -> zero | reference (index hit, and what was last sent to that place has this page's tag)
-//             -> literal -> batch full or flush() -> sink(EncodedBatch) -> WAN
+//   add(page) -> zero
+//             -> reference (index hit, and what was last sent to that place has this page's tag)
+//             -> literal
+//             -> batch full or flush() -> sink(EncodedBatch) -> WAN
 //   away: acknowledge(vm, sequence), preceded by nak(vm, sequence, page, epoch) for each page whose
 //   reference did not hold: its content, retained here until then, goes out as a literal.
 //
 // What the caller must keep:
-//  - The sink's batches go to away in order per lane (a lane = a WAN class, an ordered stream). Pages may be
-//    referenced as soon as they were added, because away resolves in order; across lanes a reference may
-//    arrive before its target, which costs a round trip (NAK), never correctness.
-//  - One epoch of one page goes through one lane: away cannot order two versions that carry one epoch.
-//  - At away a reference that was not resolved stays owed until a put of that page with the same or a newer
-//    epoch, and a seal waits for it; so home may send SEAL before the acknowledgements.
-//  - No version of a later epoch is added before the seal of the earlier one was answered (else a NAK may be
-//    answered `superseded` by a page of the later epoch).
+//  - The sink's batches go to away in order per lane (a lane = a WAN class).
+//    Pages may be referenced as soon as they were added, because away resolves in order; across
+//    lanes a reference may come before its target: a round trip (NAK), never a wrong page.
+//  - One epoch of one page goes through one lane: away cannot order two versions of one epoch.
+//  - At away a reference that was not resolved stays owed until a put of that page with the same or
+//    a newer epoch, and a seal waits for it; so home may send SEAL before the acknowledgements.
+//  - No version of a later epoch is added before the seal of the earlier one was answered; else a
+//    NAK may be answered `superseded` by a page of the later epoch.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -38,7 +40,7 @@ inline constexpr size_t kLanesMax = 4;
 struct PageItem {
     PageKey key;
     Epoch epoch{};
-    Fingerprint fingerprint;          // ignored for a zero page
+    Fingerprint fingerprint;  // ignored for a zero page
     bool is_zero = false;
     std::span<const std::byte> page;  // kPageBytes; empty for a zero page. Valid during the call.
     uint8_t lane = 3;                 // < kLanesMax: WAN class of the batch
@@ -59,8 +61,9 @@ const char* to_string(Rung rung);
 struct RungStats {
     uint64_t pages = 0;
     uint64_t raw_bytes = 0;
-    // References: 16 bytes of identity each; literals: their share of the frame. Run headers and batch
-    // headers are in ReducerStats::header_bytes, so that the sum over all is what went to the sink.
+    // References: 16 bytes of identity each; literals: their share of the frame. Run headers and
+    // batch headers are in ReducerStats::header_bytes, so that the sum over all is what went to the
+    // sink.
     uint64_t wire_bytes = 0;
 };
 
@@ -71,15 +74,15 @@ struct ReducerStats {
     uint64_t references_to_disk = 0;
     uint64_t header_bytes = 0;
     uint64_t batches = 0;
-    uint64_t message_bytes = 0;  // all of it
-    uint64_t stale_hits = 0;     // index hits whose place has been overwritten since
+    uint64_t message_bytes = 0;           // all of it
+    uint64_t stale_hits = 0;              // index hits whose place has been overwritten since
     uint64_t literals_for_retention = 0;  // hits sent as literals because the retention was full
     uint64_t naks = 0;
-    uint64_t naks_resent = 0;      // counted under Rung::literal again
+    uint64_t naks_resent = 0;  // counted under Rung::literal again
     uint64_t naks_superseded = 0;
     uint64_t naks_unknown = 0;
-    uint64_t retained_pages = 0;   // now
-    uint64_t tag_bytes = 0;        // now: StagedTags, 4 bytes per page
+    uint64_t retained_pages = 0;  // now
+    uint64_t tag_bytes = 0;       // now: StagedTags, 4 bytes per page
 };
 
 enum class NakOutcome : uint8_t {
@@ -89,14 +92,14 @@ enum class NakOutcome : uint8_t {
 };
 
 struct ReducerOptions {
-    int zstd_level = 1;                         // -7..19
-    uint64_t retained_bytes_max = 16 * kMiB;    // raw content of references not yet acknowledged
-    bool references = true;                     // false: zero and literal only
-    uint64_t tag_bytes_max = 4096 * kMiB;       // set_region beyond is refused (1 GiB of tags = 1 TiB)
+    int zstd_level = 1;                       // -7..19
+    uint64_t retained_bytes_max = 16 * kMiB;  // raw content of references not yet acknowledged
+    bool references = true;                   // false: zero and literal only
+    uint64_t tag_bytes_max = 4096 * kMiB;  // set_region beyond is refused (1 GiB of tags = 1 TiB)
 };
 
-// What was last sent to each place at away: low 32 bits of the fingerprint, 0 = unknown or zero page.
-// Owned by the Reducer.
+// What was last sent to each place at away: low 32 bits of the fingerprint, 0 = unknown or zero
+// page. Owned by the Reducer.
 class StagedTags {
   public:
     static uint32_t tag(const Fingerprint& fingerprint);  // never 0
@@ -107,7 +110,7 @@ class StagedTags {
     bool is_disk(const Location& location) const;
     void set_region(VmId vm, RegionId region, RegionKind kind, uint64_t pages);
     uint64_t pages(VmId vm, RegionId region) const;  // 0: not declared
-    void clear_vm(VmId vm);   // all unknown; regions stay
+    void clear_vm(VmId vm);                          // all unknown; regions stay
     void forget_vm(VmId vm);
     uint64_t bytes() const { return bytes_; }
 
@@ -124,29 +127,30 @@ class StagedTags {
 
 class Reducer {
   public:
-    // Called by add, flush and nak; at most two batches per call of add or nak. The caller checks its queue
-    // before it adds.
+    // Called by add, flush and nak; at most two batches per call of add or nak. The caller checks
+    // its queue before it adds.
     using Sink = std::function<void(EncodedBatch&&)>;
 
     // `index` must outlive the reducer. invalid_argument names the option that is wrong.
-    static Result<std::unique_ptr<Reducer>> create(const ReducerOptions& options, IdentityHasher hasher,
-                                                   Index& index, Sink sink);
+    static Result<std::unique_ptr<Reducer>> create(const ReducerOptions& options,
+                                                   IdentityHasher hasher, Index& index, Sink sink);
     ~Reducer();
     Reducer(const Reducer&) = delete;
     Reducer& operator=(const Reducer&) = delete;
 
-    // Declares or resizes a region; its tags become unknown when the size changes. Pages of undeclared
-    // regions are sent as literals and never referenced.
-    // invalid_argument: region >= kRegionsMax, pages > kLocationPagesMax; refused: tag_bytes_max.
+    // Declares or resizes a region; its tags become unknown when the size changes. Pages of
+    // undeclared regions are sent as literals and never referenced. invalid_argument: region >=
+    // kRegionsMax, pages > kLocationPagesMax; refused: tag_bytes_max.
     Status set_region(VmId vm, RegionId region, RegionKind kind, uint64_t pages);
-    // After a session loss: what away has, from `first_page` on (may come in parts). Unknown fingerprints
-    // become unknown tags. invalid_argument: outside a declared region.
+    // After a session loss: what away has, from `first_page` on (may come in parts). Unknown
+    // fingerprints become unknown tags. invalid_argument: outside a declared region.
     Status load_tags(VmId vm, RegionId region, uint64_t first_page,
                      std::span<const Fingerprint> fingerprints);
     // The VM is gone: tags, retained content and its open batches are dropped.
     void forget_vm(VmId vm);
-    // Session loss: open batches and retained content are dropped, tags become unknown, and the VM's next
-    // batch has `next_sequence`. The caller reloads its catalogue from away, and sends again what differs.
+    // Session loss: open batches and retained content are dropped, tags become unknown, and the
+    // VM's next batch has `next_sequence`. The caller reloads its catalogue from away, and sends
+    // again what differs.
     void reset_vm(VmId vm, uint64_t next_sequence = 1);
 
     Rung add(const PageItem& item);

@@ -1,6 +1,6 @@
 #pragma once
 // What to do about an alert. Owner: one thread (control). Bounded memory: the newest kTelegramsMax telegrams and
-// kEventsMax events are remembered.
+// kEventsMax events are remembered, and as many of exercises and tests, which never push live ones out.
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -14,7 +14,10 @@
 namespace evac::alert {
 
 inline constexpr size_t kTelegramsMax = 1024;
-inline constexpr size_t kEventsMax = 256;
+inline constexpr size_t kEventsMax = 256;  // beyond: the oldest that nothing was done about goes first
+inline constexpr size_t kTypesMax = 8;     // telegram types with serials of their own, per event
+inline constexpr size_t kMessagesMax = 64;  // CAP messages known to belong to one event
+inline constexpr int64_t kExpiryGraceS = 300;  // clocks differ as much as the webhook tolerates
 
 enum class Action : uint8_t {
     none,      // recorded, nothing follows
@@ -27,10 +30,12 @@ const char* to_string(Action action);
 
 struct Rule {
     std::optional<Source> source;  // nullopt = any
-    std::optional<Intensity> min_intensity;  // at the site: area forecast if areas are given, else estimated + 1 sigma
+    // At the site: the greater of area forecast (if areas are given) and estimate + 1 sigma. CAP knows no intensity:
+    // there any value asks for Severe or Extreme with the site in the area.
+    std::optional<Intensity> min_intensity;
     double min_magnitude = 0;
     double max_distance_km = 0;  // 0 = any
-    std::vector<std::string> areas;  // codes that mean this site
+    std::vector<std::string> areas;  // codes that mean this site; without min_intensity one must be named
     Action action = Action::evacuate;
 };
 
@@ -55,20 +60,48 @@ class RuleEngine {
     // been acted on is no new action.
     Decision decide(const Alert& alert, int64_t now_unix_s);
 
-    // For the durable memory of telegrams: load before the first decide; newest last.
+    // For the durable memory: load before the first decide, oldest first. `event_id` and `action` are a decision's;
+    // without them an update after a restart acts again and a cancel finds nothing to cancel.
     void remember(const std::string& telegram);
+    void remember_action(const std::string& event_id, Action action);
 
   private:
+    struct Newest {
+        uint32_t serial = 0;
+        bool cancelled = false;  // a cancel repeats the serial: what comes after it with the same one is older
+    };
     struct Event {
         Action acted = Action::none;
-        std::map<std::string, uint32_t> serials;  // by telegram type; at most a handful
+        bool cancelled = false;
+        std::map<std::string, Newest> serials;  // by telegram type
+        std::vector<std::string> messages;      // CAP messages that led here
     };
+    struct Telegrams {
+        std::deque<std::string> order;
+        std::set<std::string> known;
+        void add(const std::string& telegram);
+    };
+    // Exercises and tests have a memory of their own: whatever they say, they never meet a live event.
+    struct Memory {
+        Telegrams telegrams;
+        std::map<std::string, Event> events;
+        std::deque<std::string> order;
+        std::map<std::string, std::string> event_of_message;
+
+        std::string event_of(const Alert& alert) const;
+        Event& event(const std::string& id);
+    };
+    struct Call {
+        int64_t unix_s = 0;
+        std::string event_id;
+    };
+    void judge(const Alert& alert, Event& event, int64_t now_unix_s, Decision& decision);
+    void cancel(const Alert& alert, Event& event, Decision& decision);
+    std::pair<Action, std::string> strongest_rule(const Alert& alert) const;
+
     RuleSet rules_;
-    std::deque<std::string> telegram_order_;
-    std::set<std::string> telegrams_;
-    std::map<std::string, Event> events_;
-    std::deque<std::string> event_order_;
-    std::map<Source, int64_t> calls_;  // when each source last called for evacuation
+    Memory live_, drills_;
+    std::map<Source, Call> calls_;  // when each source last called for evacuation
 };
 
 // Si & Midorikawa (1999) peak ground velocity, as an intensity on JMA's continuous scale at ARV `amplification`; the

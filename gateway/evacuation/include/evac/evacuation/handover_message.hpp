@@ -3,7 +3,7 @@
 // class; the final SEAL record itself travels with the data and must carry the handover id. Every
 // message may be lost, repeated or overtaken: it states a fact that stays true, or asks a question.
 //
-//   message     = version:u8 kind:u8 vm:u32 handover:u64 epoch:u32 body  little-endian, then the end
+//   message     = version:u8 kind:u8 vm:u32 handover:u64 epoch:u32 body  little-endian
 //   version     = 1      another version is refused as a whole; both sites upgrade together
 //   body        = PREPARE:      policy:u8 (1 planned, 2 evacuation) hold:u8 (0, 1) silence_ms:u32
 //               | COMMIT:       hold:u8

@@ -28,14 +28,14 @@
 //   - From draining and frozen: no SEAL(h) was sent, so away cannot be sealed, nor committed, in h.
 //   - From sealed, planned: away needs COMMIT(h), which is sent only after J committed(h).
 //   - From sealed, evacuation, and from committed: only after ABORTED(h), which away sends only
-//     after J aborted(h); from there it never enters committed with h again (ids only grow, and the last
-//     one is journaled).
+//     after J aborted(h); from there it never enters committed with h again (ids only grow, and the
+//     last one is journaled).
 //   No step relies on a clock: after a mistaken silence away runs too early, while home stands
 //   still until it is told.
 // Why not none. Home destroys only after RUNNING(h), which away sends after the guest ran. A
-//   landing that fails for good is given back (J aborted, ABORTED). Every message is a fact that stays true
-//   or a question; home repeats its question until it is answered, away repeats RUNNING until
-//   RELEASED: after faults end both converge.
+//   landing that fails for good is given back (J aborted, ABORTED). Every message is a fact that
+//   stays true or a question; home repeats its question until it is answered, away repeats
+//   RUNNING until RELEASED: after faults end both converge.
 // One stop per handover. Between the first stop_guest of h and the end of h the guest never runs at
 //   home, so every capture of h has the same content. After a restart or a new session home in
 //   `sealed` asks (SEALING), and only if away is NOT_SEALED it captures again, with a later epoch.

@@ -1,6 +1,7 @@
 #pragma once
-// Who we are and whom we accept: certificate, key, CA and the peer's name, loaded and checked once at start.
-// A TlsContext is immutable after loading and may be shared by endpoints of one thread. No OpenSSL type shows here.
+// Who we are and whom we accept: certificate, key, CA and the peer's name, loaded and checked once
+// at start. A TlsContext is immutable after loading and may be shared by endpoints of one thread.
+// No OpenSSL type shows here.
 #include <memory>
 #include <string>
 
@@ -24,8 +25,8 @@ struct TlsPem {  // the same, already read
 
 class TlsContext {
   public:
-    // Errors name the field, the file and what is accepted: missing or unreadable file, not PEM, key that does not
-    // belong to the certificate, own certificate expired, empty name.
+    // Errors name the field, the file and what is accepted: missing or unreadable file, not PEM,
+    // key that does not belong to the certificate, own certificate expired, empty name.
     static Result<std::shared_ptr<const TlsContext>> load(const TlsFiles& files);
     static Result<std::shared_ptr<const TlsContext>> from_pem(const TlsPem& pem);
 

@@ -1,9 +1,10 @@
 #pragma once
-// The joint between the Endpoint and the daemon's threads: bounded rings per class and direction around one packet
-// loop. The daemon makes the threads and calls run() on its packet thread.
+// The joint between the Endpoint and the daemon's threads: bounded rings per class and direction
+// around one packet loop. The daemon makes the threads and calls run() on its packet thread.
 //
-// Owning threads: run() by one packet thread; try_send(c) by one producer thread per class; try_receive(c) by one
-// consumer thread per class; try_event() by one thread (usually control). Everything else by any thread.
+// Owning threads: run() by one packet thread; try_send(c) by one producer thread per class;
+// try_receive(c) by one consumer thread per class; try_event() by one thread (usually control).
+// Everything else by any thread.
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -20,10 +21,10 @@ namespace evac::wan {
 
 struct TransportConfig {
     EndpointConfig endpoint;
-    // Bytes accepted but never put on the wire, per class: the larger of the two. Kept small so that what goes next
-    // is decided upstream.
+    // Bytes accepted but never put on the wire, per class: the larger of the two. Kept small so
+    // that what goes next is decided upstream.
     size_t send_buffer_bytes = 256 * 1024;
-    uint32_t send_buffer_ms = 30;  // of the present pacing rate
+    uint32_t send_buffer_ms = 30;          // of the present pacing rate
     size_t receive_ring_bytes = 4u << 20;  // per class, complete messages waiting for the consumer
 };
 
@@ -36,27 +37,32 @@ struct TransportEvent {
 
 class Transport {
   public:
-    // `port` and `clock` must outlive the transport. datagram_bytes_max is lowered to the port's maximum.
+    // `port` and `clock` must outlive the transport. datagram_bytes_max is lowered to the port's
+    // maximum.
     static Result<std::unique_ptr<Transport>> create(const TransportConfig& config,
-                                                     std::shared_ptr<const TlsContext> tls, wan_port::DatagramPort& port,
+                                                     std::shared_ptr<const TlsContext> tls,
+                                                     wan_port::DatagramPort& port,
                                                      const Clock& clock, uint64_t seed);
     virtual ~Transport() = default;
 
     // The packet loop; returns soon after a stop is requested. Call once.
     virtual void run(std::stop_token stop) = 0;
 
-    // ok moves from `message`; otherwise it is untouched. `session` is the one the producer believes in (session()):
-    // when it is over the answer is session_changed, and messages accepted earlier under it are void.
+    // ok moves from `message`; otherwise it is untouched. `session` is the one the producer
+    // believes in (session()): when it is over the answer is session_changed, and messages accepted
+    // earlier under it are void.
     virtual SendResult try_send(Class c, SessionId session, Bytes&& message) = 0;
-    // Readable after a try_send(c) said full, once there is room again, and when the session changes.
+    // Readable after a try_send(c) said full, once there is room again, and when the session
+    // changes.
     virtual int writable_fd(Class c) const = 0;
-    // Accepted and not yet acknowledged by the peer's transport (a message counts until all of it is acknowledged).
+    // Accepted and not yet acknowledged by the peer's transport (a message counts until all of it
+    // is acknowledged).
     virtual uint64_t queued_bytes(Class c) const = 0;
     // Of those: never put on the wire.
     virtual uint64_t unsent_bytes(Class c) const = 0;
 
-    // In order per class. Compare Message::session with the session you believe in: a different one means that the
-    // session changed and that messages in between may be missing.
+    // In order per class. Compare Message::session with the session you believe in: a different one
+    // means that the session changed and that messages in between may be missing.
     virtual std::optional<Message> try_receive(Class c) = 0;
     // Readable when there may be messages of class control, or events, or the session changed.
     virtual int control_fd() const = 0;

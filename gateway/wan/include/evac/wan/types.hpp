@@ -9,11 +9,13 @@
 
 namespace evac::wan {
 
-// Each class is an ordered reliable stream of messages. control goes first, then demand; disk and bulk share
-// what is left by weight. Order holds within a class and a session only.
+// Each class is an ordered reliable stream of messages. control goes first, then demand; disk and
+// bulk share what is left by weight. Order holds within a class and a session only.
 enum class Class : uint8_t { control = 0, demand = 1, disk = 2, bulk = 3 };
 inline constexpr size_t kClasses = 4;
-inline constexpr size_t index(Class c) { return static_cast<size_t>(c); }
+inline constexpr size_t index(Class c) {
+    return static_cast<size_t>(c);
+}
 const char* to_string(Class c);
 
 inline constexpr size_t kMessageBytesMax = 256 * 1024;  // a message holds 1..kMessageBytesMax bytes
@@ -38,8 +40,8 @@ enum class SendResult : uint8_t {
     ok,
     full,             // backpressure: the message is untouched, try later
     session_changed,  // the session the caller believes in is over; its messages are void
-    not_connected,    // no session (the caller passed SessionId::none or the first session is not up)
-    invalid,          // empty or larger than kMessageBytesMax
+    not_connected,  // no session (the caller passed SessionId::none or the first session is not up)
+    invalid,        // empty or larger than kMessageBytesMax
 };
 const char* to_string(SendResult result);
 
@@ -69,14 +71,14 @@ inline constexpr size_t kDropReasons = static_cast<size_t>(DropReason::kCount);
 const char* to_string(DropReason reason);
 
 struct ClassStats {
-    uint64_t sent_messages = 0;       // accepted for sending
-    uint64_t sent_bytes = 0;          // message bytes put on the wire for the first time
-    uint64_t acked_bytes = 0;         // message bytes of messages acknowledged completely
-    uint64_t received_messages = 0;   // complete, in order
+    uint64_t sent_messages = 0;      // accepted for sending
+    uint64_t sent_bytes = 0;         // message bytes put on the wire for the first time
+    uint64_t acked_bytes = 0;        // message bytes of messages acknowledged completely
+    uint64_t received_messages = 0;  // complete, in order
     uint64_t received_bytes = 0;
     uint64_t retransmitted_bytes = 0;
-    uint64_t queued_bytes = 0;        // accepted and not yet acknowledged completely
-    uint64_t unsent_bytes = 0;        // of those: never put on the wire
+    uint64_t queued_bytes = 0;  // accepted and not yet acknowledged completely
+    uint64_t unsent_bytes = 0;  // of those: never put on the wire
 };
 
 // Counters are since the endpoint was made (they survive sessions); the rest is the present moment.
@@ -84,16 +86,17 @@ struct Stats {
     uint64_t session_id = 0;
     uint64_t sessions = 0;  // completed handshakes
     uint64_t handshake_attempts = 0;
-    uint64_t state = 0;     // SessionState
+    uint64_t state = 0;  // SessionState
     uint64_t rtt_smoothed_ns = 0;
     uint64_t rtt_min_ns = 0;
-    uint64_t delivery_rate_bits_per_s = 0;  // windowed maximum, UDP payload + kWireOverheadBytes per packet
+    uint64_t delivery_rate_bits_per_s =
+        0;  // windowed maximum, UDP payload + kWireOverheadBytes per packet
     uint64_t pacing_rate_bits_per_s = 0;
     uint64_t ceiling_bits_per_s = 0;
     uint64_t inflight_bytes = 0;
-    uint64_t window_bytes = 0;      // congestion window
-    uint64_t loss_ppm = 0;          // smoothed over rounds, parts per million of packets
-    uint64_t silent_ns = 0;         // since the peer was last heard, when state is silent
+    uint64_t window_bytes = 0;  // congestion window
+    uint64_t loss_ppm = 0;      // smoothed over rounds, parts per million of packets
+    uint64_t silent_ns = 0;     // since the peer was last heard, when state is silent
     uint64_t packets_sent = 0;
     uint64_t packets_received = 0;  // authentic ones
     uint64_t packets_lost = 0;      // declared lost by us
