@@ -33,11 +33,13 @@ void run(testing::Family family, size_t n, uint64_t seed, double mbit) {
     const auto priority = plan_by_policy(inventory, Policy::priority, {}, clock);
     const auto density = plan_by_policy(inventory, Policy::priority_per_second, {}, clock);
     const double all = half->evaluation.weighted_total / 100;
-    const auto frozen = std::count(half->schedule.mode.begin(), half->schedule.mode.end(), Mode::freeze);
+    const auto frozen =
+        std::count(half->schedule.mode.begin(), half->schedule.mode.end(), Mode::freeze);
     std::printf(" | %6.0f %6.1f %6ld %6.1f %6.1f %6.1f\n", half->stats.solve_ms,
                 half->evaluation.weighted_rescued / all, static_cast<long>(frozen),
                 half_live->evaluation.weighted_rescued / all,
-                priority->evaluation.weighted_rescued / all, density->evaluation.weighted_rescued / all);
+                priority->evaluation.weighted_rescued / all,
+                density->evaluation.weighted_rescued / all);
     std::fflush(stdout);
 }
 
@@ -47,17 +49,23 @@ int main(int argc, char** argv) {
     std::vector<size_t> sizes;
     uint64_t seeds = 1;
     for (int i = 1; i < argc; ++i) {
-        if (std::strcmp(argv[i], "--seeds") == 0 && i + 1 < argc) seeds = std::strtoull(argv[++i], nullptr, 10);
-        else sizes.push_back(std::strtoull(argv[i], nullptr, 10));
+        if (std::strcmp(argv[i], "--seeds") == 0 && i + 1 < argc)
+            seeds = std::strtoull(argv[++i], nullptr, 10);
+        else
+            sizes.push_back(std::strtoull(argv[i], nullptr, 10));
     }
     if (sizes.empty()) sizes = {100, 1000, 10000};
-    std::printf("                                                  rules' excess, %%            | deadline at "
-                "half: weight rescued, %%\n");
-    std::printf("family         vms  solve ms makespan s   gap %%     fifo shortest      a/b |     ms   "
-                "plan frozen   live   prio prio/s\n");
+    std::printf(
+        "                                                  rules' excess, %%            | deadline "
+        "at "
+        "half: weight rescued, %%\n");
+    std::printf(
+        "family         vms  solve ms makespan s   gap %%     fifo shortest      a/b |     ms   "
+        "plan frozen   live   prio prio/s\n");
     for (const size_t n : sizes) {
         for (const testing::Family family : testing::kFamilies) {
-            for (uint64_t seed = 1; seed <= seeds; ++seed) run(family, n, seed, n >= 3000 ? 10'000 : 1000);
+            for (uint64_t seed = 1; seed <= seeds; ++seed)
+                run(family, n, seed, n >= 3000 ? 10'000 : 1000);
         }
     }
     rusage usage{};

@@ -10,7 +10,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     using namespace evac::planner;
     const auto inventory = parse_inventory({reinterpret_cast<const char*>(data), size});
     if (!inventory.ok()) {
-        if (inventory.error().context.empty() || inventory.error().context.size() > 2000) std::abort();
+        if (inventory.error().context.empty() || inventory.error().context.size() > 2000)
+            std::abort();
         return 0;
     }
     const std::string text = to_json(*inventory);

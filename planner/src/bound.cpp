@@ -64,8 +64,9 @@ double makespan_lower_bound(const Compiled& model, std::span<const uint32_t> goi
         members.push_back({line_below(vm, passes_max[i], known_s), vm.switchover_s});
         switchovers.push_back(vm.switchover_s);
     }
-    std::stable_sort(members.begin(), members.end(),
-                     [](const Member& x, const Member& y) { return ratio(x.line) < ratio(y.line); });
+    std::stable_sort(members.begin(), members.end(), [](const Member& x, const Member& y) {
+        return ratio(x.line) < ratio(y.line);
+    });
     std::sort(switchovers.begin(), switchovers.end());
     double best = 0;
     for (size_t k = 0; k < kSwitchoverSets; ++k) {  // quantiles: the least, ..., the greatest

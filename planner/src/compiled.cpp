@@ -47,7 +47,9 @@ std::vector<uint64_t> structure_hash(std::vector<uint64_t> hash,
 
 }  // namespace
 
-double goodput_mib_s(const Link& link) { return link.goodput_mbit * 1e6 / 8 / 1048576.0; }
+double goodput_mib_s(const Link& link) {
+    return link.goodput_mbit * 1e6 / 8 / 1048576.0;
+}
 
 CompiledVm compile_vm(const VmInput& vm, double goodput) {
     CompiledVm out;

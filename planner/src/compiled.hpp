@@ -1,6 +1,6 @@
 #pragma once
-// An inventory made ready for arithmetic: seconds and MiB, VMs in canonical order, `after` as index lists.
-// "Turn arithmetic" is the inner loop of everything; keep it free of allocation.
+// An inventory made ready for arithmetic: seconds and MiB, VMs in canonical order, `after` as index
+// lists. "Turn arithmetic" is the inner loop of everything; keep it free of allocation.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -74,8 +74,9 @@ inline double turn_link_s(const CompiledVm& vm, double start_s, int passes_max) 
 Turn play_turn(const CompiledVm& vm, double start_s, int passes_max);
 double turn_link_exact_passes(const CompiledVm& vm, double start_s, int passes);
 
-// The canonical numbering: VMs sorted by what they are and by their place in the `after` graph, names last.
-// It makes the solver blind to the order and, but for identical VMs, to the names in the inventory.
+// The canonical numbering: VMs sorted by what they are and by their place in the `after` graph,
+// names last. It makes the solver blind to the order and, but for identical VMs, to the names in
+// the inventory.
 class Compiled {
   public:
     // The inventory must be valid (its `after` lists resolved by the caller).

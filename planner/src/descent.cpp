@@ -7,21 +7,27 @@
 namespace evac::planner {
 namespace {
 
-constexpr double kLeastGain = 1e-12;      // of the time itself: above rounding, so that searches end
-constexpr size_t kGridMax = 32;           // times at which a VM's place is priced
-constexpr size_t kFullSearchMax = 64;     // VMs up to which every insertion is tried
+constexpr double kLeastGain = 1e-12;   // of the time itself: above rounding, so that searches end
+constexpr size_t kGridMax = 32;        // times at which a VM's place is priced
+constexpr size_t kFullSearchMax = 64;  // VMs up to which every insertion is tried
 constexpr size_t kForwardWindow = 12;
 constexpr size_t kBackwardWindow = 5;
 constexpr int kGuidedRoundsMax = 40;
-constexpr int kIdlePerturbationsMax = 60;  // without a gain; small sets only
+constexpr int kIdlePerturbationsMax = 60;       // without a gain; small sets only
 constexpr uint64_t kSeed = 0x6576616367770001;  // fixed: the plan is a function of the inventory
 
 }  // namespace
 
 Descent::Descent(Sequencer& sequencer, const Stretch& stretch, std::vector<uint32_t> order)
-    : sequencer_(sequencer), stretch_(stretch), turns_at_start_(sequencer.effort().turns),
-      any_after_(sequencer.model().any_after()), random_(kSeed), order_(std::move(order)),
-      at_(sequencer.model().size(), 0), start_s_(order_.size() + 1), log_price_(order_.size()) {
+    : sequencer_(sequencer),
+      stretch_(stretch),
+      turns_at_start_(sequencer.effort().turns),
+      any_after_(sequencer.model().any_after()),
+      random_(kSeed),
+      order_(std::move(order)),
+      at_(sequencer.model().size(), 0),
+      start_s_(order_.size() + 1),
+      log_price_(order_.size()) {
     play();
 }
 
@@ -105,7 +111,8 @@ void Descent::fill_wishes() {
     members_ = order_;
     grid_s_.resize(grid);
     grid_link_.resize(n * grid);
-    for (size_t g = 0; g < grid; ++g) grid_s_[g] = start_s_[(n - 1) * g / std::max<size_t>(1, grid - 1)];
+    for (size_t g = 0; g < grid; ++g)
+        grid_s_[g] = start_s_[(n - 1) * g / std::max<size_t>(1, grid - 1)];
     for (size_t row = 0; row < n; ++row) {
         for (size_t g = 0; g < grid; ++g) {
             grid_link_[row * grid + g] = link(members_[row], grid_s_[g]);
@@ -139,7 +146,8 @@ bool Descent::guided_round() {
             if (now - there <= wish.gain) continue;
             wish.gain = now - there;
             // Within a grid step the old order is kept, so that equal wishes do not shuffle.
-            wish.key = static_cast<double>(grid_at[g]) + static_cast<double>(p) / static_cast<double>(n);
+            wish.key =
+                static_cast<double>(grid_at[g]) + static_cast<double>(p) / static_cast<double>(n);
         }
         if (wish.gain > 0) wishes.push_back(wish);
     }
@@ -256,8 +264,10 @@ bool Descent::try_long(size_t i) {
     }
     sequencer_.effort().charge(2 * (k - i + 1));
     if (!on_time || end >= base * (1 - kLeastGain)) return false;
-    if (forward) rotate(i, i + 1, k + 1);
-    else rotate(i, k, k + 1);
+    if (forward)
+        rotate(i, i + 1, k + 1);
+    else
+        rotate(i, k, k + 1);
     return true;
 }
 

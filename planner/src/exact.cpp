@@ -14,16 +14,20 @@ struct Label {
     double end_s = 0;
     double away_s = 0;  // latest so far, raised to what any completion reaches
     double weight = 0;
-    uint32_t late = 0;      // mask, kept only where `after` is used
-    uint32_t parent = 0;    // index of a label of the set without `vm`
-    uint32_t vm = 0;        // last to go, index into `going`
+    uint32_t late = 0;    // mask, kept only where `after` is used
+    uint32_t parent = 0;  // index of a label of the set without `vm`
+    uint32_t vm = 0;      // last to go, index into `going`
 };
 
 class SubsetSearch {
   public:
     SubsetSearch(Sequencer& sequencer, std::span<const uint32_t> going, double deadline_s)
-        : sequencer_(sequencer), going_(going), deadline_s_(deadline_s),
-          count_(static_cast<uint32_t>(going.size())), before_(count_, 0), least_s_(count_, 0),
+        : sequencer_(sequencer),
+          going_(going),
+          deadline_s_(deadline_s),
+          count_(static_cast<uint32_t>(going.size())),
+          before_(count_, 0),
+          least_s_(count_, 0),
           any_after_(sequencer.model().any_after() && std::isfinite(deadline_s)) {
         for (uint32_t i = 0; i < count_; ++i) {
             least_s_[i] = sequencer.link_s(going[i], 0);
@@ -90,9 +94,10 @@ class SubsetSearch {
 
     std::optional<ExactResult> best() const {
         const std::vector<Label>& full = sets_.back();
-        const auto it = std::min_element(full.begin(), full.end(), [](const Label& a, const Label& b) {
-            return a.weight != b.weight ? a.weight > b.weight : a.away_s < b.away_s;
-        });
+        const auto it =
+            std::min_element(full.begin(), full.end(), [](const Label& a, const Label& b) {
+                return a.weight != b.weight ? a.weight > b.weight : a.away_s < b.away_s;
+            });
         if (it == full.end()) return std::nullopt;
         ExactResult result{{}, it->weight, it->away_s};
         uint32_t set = static_cast<uint32_t>(sets_.size()) - 1;
@@ -112,7 +117,8 @@ class SubsetSearch {
     std::vector<uint32_t> before_;  // masks over `going`
     std::vector<double> least_s_;   // link time at the alert: never less later
     const bool any_after_;
-    std::vector<std::vector<Label>> sets_;  // by set; a set is final before it is extended (larger number)
+    std::vector<std::vector<Label>>
+        sets_;  // by set; a set is final before it is extended (larger number)
     size_t labels_ = 1;
 };
 

@@ -18,7 +18,8 @@ constexpr size_t kCycleNamesMax = 12;  // names printed of a cycle
 
 using AfterLists = std::vector<std::vector<uint32_t>>;
 
-// A cycle in `after`, first VM repeated at the end; empty if there is none. Iterative: chains may be long.
+// A cycle in `after`, first VM repeated at the end; empty if there is none. Iterative: chains may
+// be long.
 std::vector<uint32_t> find_cycle(const AfterLists& after) {
     enum class Colour : uint8_t { unseen, open, done };
     std::vector<Colour> colour(after.size(), Colour::unseen);
@@ -142,9 +143,9 @@ Result<AfterLists> resolve_after(const std::vector<VmInput>& vms) {
     }
     const std::vector<uint32_t> cycle = find_cycle(after);
     if (!cycle.empty()) {
-        return make_error(Errc::invalid_argument,
-                          cycle_text(vms, cycle) +
-                              " is a cycle; accepted: VMs that do not wait for themselves");
+        return make_error(
+            Errc::invalid_argument,
+            cycle_text(vms, cycle) + " is a cycle; accepted: VMs that do not wait for themselves");
     }
     return after;
 }
@@ -165,10 +166,12 @@ Status check_vm(const VmInput& vm, const std::string& base) {
                              "at most " + std::to_string(kDirtyEntriesMax));
     }
     for (size_t k = 0; k < vm.dirty.size(); ++k) {
-        EVAC_TRY(rules::check_numbers(rules::kDirtyNumbers, vm.dirty[k], rules::index_path(dirty, k)));
+        EVAC_TRY(
+            rules::check_numbers(rules::kDirtyNumbers, vm.dirty[k], rules::index_path(dirty, k)));
     }
     if (vm.after.size() > kAfterMax) {
-        return rules::refuse(rules::field_path(base, "after"), std::to_string(vm.after.size()) + " names",
+        return rules::refuse(rules::field_path(base, "after"),
+                             std::to_string(vm.after.size()) + " names",
                              "at most " + std::to_string(kAfterMax));
     }
     if (!vm.host.empty()) {

@@ -1,5 +1,5 @@
-// A SAX parser: no document tree, so a hostile text costs no more than its own size, and the path of the
-// field is known at every refusal, including where the text is not JSON (NaN, 1e999).
+// A SAX parser: no document tree, so a hostile text costs no more than its own size, and the path
+// of the field is known at every refusal, including where the text is not JSON (NaN, 1e999).
 #include <nlohmann/json.hpp>
 
 #include "evac/planner/inventory.hpp"
@@ -78,10 +78,14 @@ class InventorySax {
     Place place() const { return levels_.empty() ? Place::top : levels_.back().place; }
     const FieldSet& fields() const {
         switch (place()) {
-            case Place::link: return link_fields_;
-            case Place::vm: return vm_fields_;
-            case Place::dirty_entry: return dirty_fields_;
-            default: return root_fields_;
+            case Place::link:
+                return link_fields_;
+            case Place::vm:
+                return vm_fields_;
+            case Place::dirty_entry:
+                return dirty_fields_;
+            default:
+                return root_fields_;
         }
     }
     std::string object_path() const;
@@ -117,14 +121,20 @@ std::string InventorySax::object_path() const {
     const auto vm = [this] { return rules::index_path("vms", inventory_.vms.size() - 1); };
     switch (place()) {
         case Place::top:
-        case Place::root: return "";
-        case Place::link: return "link";
-        case Place::vms: return "vms";
-        case Place::vm: return vm();
-        case Place::dirty: return vm() + ".dirty";
+        case Place::root:
+            return "";
+        case Place::link:
+            return "link";
+        case Place::vms:
+            return "vms";
+        case Place::vm:
+            return vm();
+        case Place::dirty:
+            return vm() + ".dirty";
         case Place::dirty_entry:
             return rules::index_path(vm() + ".dirty", inventory_.vms.back().dirty.size() - 1);
-        case Place::after: return vm() + ".after";
+        case Place::after:
+            return vm() + ".after";
     }
     return "";
 }
@@ -133,11 +143,16 @@ std::string InventorySax::object_path() const {
 std::string InventorySax::path() const {
     const std::string base = object_path();
     switch (place()) {
-        case Place::top: return "inventory";
-        case Place::vms: return rules::index_path(base, inventory_.vms.size());
-        case Place::dirty: return rules::index_path(base, inventory_.vms.back().dirty.size());
-        case Place::after: return rules::index_path(base, inventory_.vms.back().after.size());
-        default: break;
+        case Place::top:
+            return "inventory";
+        case Place::vms:
+            return rules::index_path(base, inventory_.vms.size());
+        case Place::dirty:
+            return rules::index_path(base, inventory_.vms.back().dirty.size());
+        case Place::after:
+            return rules::index_path(base, inventory_.vms.back().after.size());
+        default:
+            break;
     }
     if (key_.empty()) return base.empty() ? "inventory" : base;
     return rules::field_path(base, key_);
@@ -145,20 +160,25 @@ std::string InventorySax::path() const {
 
 std::string InventorySax::accepted() const {
     switch (place()) {
-        case Place::top: return "an object with link, deadline_s and vms";
+        case Place::top:
+            return "an object with link, deadline_s and vms";
         case Place::root:
             if (key_ == "link") return "an object with goodput_mbit and rtt_ms";
             if (key_ == "vms") return "a list of VMs";
             return "a number of seconds >= 0, or null";
-        case Place::vms: return "an object that describes a VM";
-        case Place::dirty: return "an object with working_set_mib and rate_mib_s";
-        case Place::after: return "the name of a VM";
+        case Place::vms:
+            return "an object that describes a VM";
+        case Place::dirty:
+            return "an object with working_set_mib and rate_mib_s";
+        case Place::after:
+            return "the name of a VM";
         case Place::vm:
             if (key_ == "name" || key_ == "host") return "text";
             if (key_ == "dirty") return "a list of at most two entries";
             if (key_ == "after") return "a list of names";
             break;
-        default: break;
+        default:
+            break;
     }
     return "a number";
 }
@@ -178,8 +198,10 @@ bool InventorySax::store(const std::array<rules::NumberField<T>, N>& numbers, T&
 
 bool InventorySax::number(double value) {
     switch (place()) {
-        case Place::link: return store(rules::kLinkNumbers, inventory_.link, value);
-        case Place::vm: return store(rules::kVmNumbers, inventory_.vms.back(), value);
+        case Place::link:
+            return store(rules::kLinkNumbers, inventory_.link, value);
+        case Place::vm:
+            return store(rules::kVmNumbers, inventory_.vms.back(), value);
         case Place::dirty_entry:
             return store(rules::kDirtyNumbers, inventory_.vms.back().dirty.back(), value);
         case Place::root: {
@@ -189,7 +211,8 @@ bool InventorySax::number(double value) {
             inventory_.deadline_s = value;
             return true;
         }
-        default: return wrong(rules::shown(value));
+        default:
+            return wrong(rules::shown(value));
     }
 }
 
@@ -202,7 +225,8 @@ bool InventorySax::string(string_t& value) {
         after.push_back(std::move(value));
         return true;
     }
-    if (place() != Place::vm || (key_ != "name" && key_ != "host")) return wrong(rules::shown(value));
+    if (place() != Place::vm || (key_ != "name" && key_ != "host"))
+        return wrong(rules::shown(value));
     const std::string bad = rules::name_refusal(value);
     if (!bad.empty()) return refuse(rules::shown(value), bad);
     VmInput& vm = inventory_.vms.back();
@@ -212,8 +236,10 @@ bool InventorySax::string(string_t& value) {
 
 bool InventorySax::start_object(size_t) {
     switch (place()) {
-        case Place::top: return enter(Place::root);
-        case Place::root: return key_ == "link" ? enter(Place::link) : wrong("{...}");
+        case Place::top:
+            return enter(Place::root);
+        case Place::root:
+            return key_ == "link" ? enter(Place::link) : wrong("{...}");
         case Place::vms:
             if (inventory_.vms.size() == kVmsMax) {
                 return refuse("{...}", "at most " + std::to_string(kVmsMax) + " VMs");
@@ -226,7 +252,8 @@ bool InventorySax::start_object(size_t) {
             }
             inventory_.vms.back().dirty.emplace_back();
             return enter(Place::dirty_entry);
-        default: return wrong("{...}");
+        default:
+            return wrong("{...}");
     }
 }
 
@@ -253,11 +280,11 @@ bool InventorySax::end_object() {
     const FieldSet& set = fields();
     for (size_t i = 0; i < set.required.size(); ++i) {
         if ((levels_.back().seen >> i & 1) != 0) continue;
-        error_ = make_error(Errc::invalid_argument,
-                            rules::field_path(object_path(), set.required[i]) +
-                                ": missing; accepted: all of " + set.list(set.required) +
-                                (set.optional.empty() ? "" : "; optional: ") +
-                                set.list(set.optional));
+        error_ =
+            make_error(Errc::invalid_argument,
+                       rules::field_path(object_path(), set.required[i]) +
+                           ": missing; accepted: all of " + set.list(set.required) +
+                           (set.optional.empty() ? "" : "; optional: ") + set.list(set.optional));
         return false;
     }
     levels_.pop_back();
@@ -285,9 +312,10 @@ bool InventorySax::end_array() {
 
 bool InventorySax::parse_error(size_t position, const std::string& token,
                                const nlohmann::detail::exception&) {
-    error_ = make_error(Errc::invalid_argument,
-                        path() + ": not JSON at byte " + std::to_string(position) + ", near " +
-                            rules::shown(token) + "; accepted: JSON (RFC 8259, UTF-8), finite numbers");
+    error_ =
+        make_error(Errc::invalid_argument,
+                   path() + ": not JSON at byte " + std::to_string(position) + ", near " +
+                       rules::shown(token) + "; accepted: JSON (RFC 8259, UTF-8), finite numbers");
     return false;
 }
 

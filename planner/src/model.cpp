@@ -21,7 +21,8 @@ constexpr std::array<ModeName, 5> kModeNames{{{Mode::live, "live"},
 Status check_schedule(const Inventory& inventory, const Schedule& schedule) {
     const size_t n = inventory.vms.size();
     if (schedule.order.size() != n || schedule.mode.size() != n) {
-        return make_error(Errc::invalid_argument, "schedule: order and modes must name every VM once");
+        return make_error(Errc::invalid_argument,
+                          "schedule: order and modes must name every VM once");
     }
     std::vector<bool> seen(n, false);
     for (const VmIndex vm : schedule.order) {
@@ -31,8 +32,8 @@ Status check_schedule(const Inventory& inventory, const Schedule& schedule) {
         seen[vm] = true;
         const Mode mode = schedule.mode[vm];
         if (mode == Mode::post_copy || mode == Mode::recovery_point) {
-            return rules::refuse("mode of " + rules::shown(inventory.vms[vm].name),
-                                 to_string(mode), "live, freeze or abandon");
+            return rules::refuse("mode of " + rules::shown(inventory.vms[vm].name), to_string(mode),
+                                 "live, freeze or abandon");
         }
     }
     return {};
@@ -74,8 +75,7 @@ Result<Evaluation> evaluate(const Inventory& inventory, const Schedule& schedule
             continue;
         }
         const CompiledVm compiled = compile_vm(input, goodput);
-        const Turn turn =
-            play_turn(compiled, now, vm.mode == Mode::freeze ? 0 : kLivePassesMax);
+        const Turn turn = play_turn(compiled, now, vm.mode == Mode::freeze ? 0 : kLivePassesMax);
         vm.start_s = now;
         now = std::min(now + turn.link_s, kTimeMaxS);
         vm.link_end_s = now;

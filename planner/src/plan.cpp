@@ -13,7 +13,8 @@ using NameIndex = std::unordered_map<std::string, size_t>;
 
 Result<size_t> find_vm(const NameIndex& by_name, const std::string& name, std::string_view option) {
     const auto it = by_name.find(name);
-    if (it == by_name.end()) return rules::refuse(option, rules::shown(name), "the name of a VM in vms");
+    if (it == by_name.end())
+        return rules::refuse(option, rules::shown(name), "the name of a VM in vms");
     return it->second;
 }
 
@@ -21,7 +22,8 @@ Result<size_t> find_vm(const NameIndex& by_name, const std::string& name, std::s
 
 Result<Inventory> apply(Inventory inventory, const WhatIf& what_if) {
     if (what_if.goodput_mbit) {
-        const std::string bad = rules::number_refusal(*what_if.goodput_mbit, kGoodputMbitMin, false);
+        const std::string bad =
+            rules::number_refusal(*what_if.goodput_mbit, kGoodputMbitMin, false);
         if (!bad.empty()) return rules::refuse("rate", rules::shown(*what_if.goodput_mbit), bad);
         inventory.link.goodput_mbit = *what_if.goodput_mbit;
     }
@@ -53,7 +55,8 @@ Result<Inventory> apply(Inventory inventory, const WhatIf& what_if) {
     const auto excluded = [&out](const std::string& name) { return out.count(name) != 0; };
     std::erase_if(inventory.vms, [&](const VmInput& vm) { return excluded(vm.name); });
     for (VmInput& vm : inventory.vms) std::erase_if(vm.after, excluded);
-    if (inventory.vms.empty()) return rules::refuse("exclude", "every VM", "one VM at least must be left");
+    if (inventory.vms.empty())
+        return rules::refuse("exclude", "every VM", "one VM at least must be left");
     return inventory;
 }
 

@@ -1,5 +1,6 @@
-// The Gantt chart. Time runs to the right; each row is a VM, or from kGanttRowsMax on a group of VMs that are
-// neighbours in the order. Blue: live passes, orange: the guest is stopped, red: as orange or blue, but late.
+// The Gantt chart. Time runs to the right; each row is a VM, or from kGanttRowsMax on a group of
+// VMs that are neighbours in the order. Blue: live passes, orange: the guest is stopped, red: as
+// orange or blue, but late.
 #include <algorithm>
 #include <cmath>
 
@@ -20,7 +21,8 @@ constexpr size_t kLabelCharacters = 26;
 
 struct Row {
     std::string label, title, note;
-    double start_s = 0, stop_s = 0, link_end_s = 0, away_s = 0;  // stop: the guest stops (single VM)
+    double start_s = 0, stop_s = 0, link_end_s = 0,
+           away_s = 0;  // stop: the guest stops (single VM)
     size_t vms = 0, late = 0, abandoned = 0;
 };
 
@@ -28,11 +30,20 @@ std::string escaped(std::string_view text) {
     std::string out;
     for (const char c : text) {
         switch (c) {
-            case '&': out += "&amp;"; break;
-            case '<': out += "&lt;"; break;
-            case '>': out += "&gt;"; break;
-            case '"': out += "&quot;"; break;
-            default: out += c;
+            case '&':
+                out += "&amp;";
+                break;
+            case '<':
+                out += "&lt;";
+                break;
+            case '>':
+                out += "&gt;";
+                break;
+            case '"':
+                out += "&quot;";
+                break;
+            default:
+                out += c;
         }
     }
     return out;
@@ -72,11 +83,13 @@ void add(Row& group, const Row& vm) {
     group.abandoned += vm.abandoned;
 }
 
-void describe(Row& group, size_t first, const std::string& first_name, const std::string& last_name) {
-    group.label = std::to_string(first) + "-" + std::to_string(first + group.vms - 1) + "  " + first_name;
-    group.title = std::to_string(group.vms) + " VMs, " + first_name + " to " + last_name + ", away by " +
-                  duration_text(group.away_s) + ", late " + std::to_string(group.late) +
-                  ", abandoned " + std::to_string(group.abandoned);
+void describe(Row& group, size_t first, const std::string& first_name,
+              const std::string& last_name) {
+    group.label =
+        std::to_string(first) + "-" + std::to_string(first + group.vms - 1) + "  " + first_name;
+    group.title = std::to_string(group.vms) + " VMs, " + first_name + " to " + last_name +
+                  ", away by " + duration_text(group.away_s) + ", late " +
+                  std::to_string(group.late) + ", abandoned " + std::to_string(group.abandoned);
     group.note = group.vms == group.abandoned ? "abandoned" : duration_text(group.away_s);
     if (group.late > 0) group.note += ", " + std::to_string(group.late) + " late";
 }
@@ -113,8 +126,8 @@ class Canvas {
     }
     double bottom() const { return height_; }
     void text(double x, double y, std::string_view style, std::string_view body) {
-        out_ += "<text x=\"" + fixed(x, 1) + "\" y=\"" + fixed(y, 1) + "\" " + std::string(style) + ">" +
-                escaped(body) + "</text>\n";
+        out_ += "<text x=\"" + fixed(x, 1) + "\" y=\"" + fixed(y, 1) + "\" " + std::string(style) +
+                ">" + escaped(body) + "</text>\n";
     }
     void box(double from_s, double to_s, double y, std::string_view fill) {
         const double width = std::max(x(to_s) - x(from_s), 0.6);  // always visible
@@ -123,8 +136,8 @@ class Canvas {
                 std::string(fill) + "\"/>\n";
     }
     void upright(double seconds, std::string_view colour, bool dashed) {
-        out_ += "<line x1=\"" + fixed(x(seconds), 1) + "\" x2=\"" + fixed(x(seconds), 1) + "\" y1=\"" +
-                fixed(kTop - 6, 1) + "\" y2=\"" + fixed(height_, 1) + "\" stroke=\"" +
+        out_ += "<line x1=\"" + fixed(x(seconds), 1) + "\" x2=\"" + fixed(x(seconds), 1) +
+                "\" y1=\"" + fixed(kTop - 6, 1) + "\" y2=\"" + fixed(height_, 1) + "\" stroke=\"" +
                 std::string(colour) + "\"" + (dashed ? " stroke-dasharray=\"4 3\"" : "") + "/>\n";
     }
     void raw(std::string_view markup) { out_ += markup; }
@@ -157,7 +170,8 @@ void draw_axis(Canvas& canvas, double span_s) {
 void draw_row(Canvas& canvas, const Row& row, double y) {
     canvas.raw("<g><title>" + escaped(row.title) + "</title>\n");
     const bool bad = row.late + row.abandoned > 0;
-    canvas.text(8, y + kBarHeight - 2, bad ? "class=\"bad\"" : "", pad(row.label, kLabelCharacters));
+    canvas.text(8, y + kBarHeight - 2, bad ? "class=\"bad\"" : "",
+                pad(row.label, kLabelCharacters));
     const double bar = y;
     double after_bar = kLabelWidth;
     if (row.vms > row.abandoned) {
@@ -168,7 +182,8 @@ void draw_row(Canvas& canvas, const Row& row, double y) {
         }
         after_bar = canvas.x(row.away_s);
     }
-    canvas.text(after_bar + 5, y + kBarHeight - 2, bad ? "class=\"s bad\"" : "class=\"s\"", row.note);
+    canvas.text(after_bar + 5, y + kBarHeight - 2, bad ? "class=\"s bad\"" : "class=\"s\"",
+                row.note);
     canvas.raw("</g>\n");
 }
 
@@ -197,8 +212,9 @@ std::string plan_to_svg(const Inventory& inventory, const Plan& plan) {
     const double height = canvas.bottom() + 42;
     const Evaluation& e = plan.evaluation;
     std::string head = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + fixed(width, 0) +
-                       "\" height=\"" + fixed(height, 0) + "\" viewBox=\"0 0 " + fixed(width, 0) + " " +
-                       fixed(height, 0) + "\" font-family=\"sans-serif\" font-size=\"12\">\n" +
+                       "\" height=\"" + fixed(height, 0) + "\" viewBox=\"0 0 " + fixed(width, 0) +
+                       " " + fixed(height, 0) +
+                       "\" font-family=\"sans-serif\" font-size=\"12\">\n" +
                        "<style>.s{font-size:10px;fill:#555}.bad{fill:#c0392b}</style>\n" +
                        "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n";
     const size_t n = inventory.vms.size();
@@ -207,10 +223,11 @@ std::string plan_to_svg(const Inventory& inventory, const Plan& plan) {
                         fixed(inventory.link.goodput_mbit, 1) + " Mbit/s";
     if (e.late > 0) title += ", " + std::to_string(e.late) + " after the deadline";
     canvas.text(8, 22, "font-size=\"15\" font-weight=\"bold\"", title);
-    canvas.text(8, canvas.bottom() + 32, "class=\"s\"",
-                "blue: transfer while the guest runs; orange: guest stopped (for a group: switchover); "
-                "red: late; grey dashes: proved lower bound " +
-                    duration_text(plan.stats.lower_bound_s));
+    canvas.text(
+        8, canvas.bottom() + 32, "class=\"s\"",
+        "blue: transfer while the guest runs; orange: guest stopped (for a group: switchover); "
+        "red: late; grey dashes: proved lower bound " +
+            duration_text(plan.stats.lower_bound_s));
     return head + canvas.take() + "</svg>\n";
 }
 

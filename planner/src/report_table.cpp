@@ -11,7 +11,9 @@ namespace {
 constexpr size_t kNameWidthMin = 4;
 constexpr size_t kNameWidthMax = 32;
 
-bool continuation(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
+bool continuation(char c) {
+    return (static_cast<unsigned char>(c) & 0xc0) == 0x80;
+}
 
 size_t characters(std::string_view text) {
     return static_cast<size_t>(
@@ -67,8 +69,8 @@ std::string totals(const Inventory& inventory, const Plan& plan) {
                        std::to_string(n - e.abandoned) + " VMs, " + fixed(bytes_mib, 1) +
                        " MiB at " + fixed(inventory.link.goodput_mbit, 1) + " Mbit/s\n";
     text += "proved       no order of these modes is done before " +
-            duration_text(plan.stats.lower_bound_s) + " (gap " + fixed(plan.stats.gap * 100, 2) + " %" +
-            (plan.stats.exact ? ", this order is the best one)\n" : ")\n");
+            duration_text(plan.stats.lower_bound_s) + " (gap " + fixed(plan.stats.gap * 100, 2) +
+            " %" + (plan.stats.exact ? ", this order is the best one)\n" : ")\n");
     if (inventory.deadline_s) {
         text += "deadline     " + duration_text(*inventory.deadline_s) + ": " +
                 std::to_string(on_time) + " of " + std::to_string(n) + " VMs, weight " +

@@ -11,26 +11,34 @@
 namespace evac::planner {
 namespace {
 
-constexpr double kSame = 1e-12;          // relative; below this two makespans are one
-constexpr size_t kPolishAllMax = 40;     // VMs up to which every insertion is scored in full
+constexpr double kSame = 1e-12;       // relative; below this two makespans are one
+constexpr size_t kPolishAllMax = 40;  // VMs up to which every insertion is scored in full
 constexpr int kPolishRoundsMax = 30;
-constexpr size_t kCriticalTriesMax = 24; // places tried for the VM that is away last
-constexpr int kAimRoundsMax = 14;        // makespans aimed at
-constexpr int kAimPasses = 3;            // each moves who the one before has made late
-constexpr double kAimShare = 0.01;       // of the effort, per makespan
+constexpr size_t kCriticalTriesMax = 24;  // places tried for the VM that is away last
+constexpr int kAimRoundsMax = 14;         // makespans aimed at
+constexpr int kAimPasses = 3;             // each moves who the one before has made late
+constexpr double kAimShare = 0.01;        // of the effort, per makespan
+// Of all weight. On a large site a smaller gain may be the noise of two searches, and would stop
+// thousands of guests; on a small one the lightest VM weighs more than this.
+constexpr double kFreezeGainShareMin = 0.005;
 constexpr uint64_t kSeed = 0x706f6c697368;
 constexpr size_t kUnfreezeTriesMax = 200;
 
 void move_vm(std::vector<uint32_t>& order, size_t from, size_t to) {
     const auto at = [&order](size_t p) { return order.begin() + static_cast<std::ptrdiff_t>(p); };
-    if (from < to) std::rotate(at(from), at(from + 1), at(to + 1));
-    else std::rotate(at(to), at(from), at(from + 1));
+    if (from < to)
+        std::rotate(at(from), at(from + 1), at(to + 1));
+    else
+        std::rotate(at(to), at(from), at(from + 1));
 }
 
 class Search {
   public:
     Search(const Compiled& model, const SearchInput& input, Effort& effort)
-        : model_(model), input_(input), effort_(effort), passes_max_(input.passes_max),
+        : model_(model),
+          input_(input),
+          effort_(effort),
+          passes_max_(input.passes_max),
           away_(model.size(), 0) {}
 
     Arrangement run();
@@ -43,7 +51,7 @@ class Search {
     std::vector<uint32_t> to_horizon(std::vector<uint32_t> order, double start_s, double share);
     void freeze_for_deadline(std::vector<uint32_t>& order);
     void unfreeze(std::vector<uint32_t>& order, double weight);
-    void offer_rules(std::vector<uint32_t>& order);
+    std::vector<uint32_t> best_rule();
     void polish(std::vector<uint32_t>& order);
     bool polish_all(std::vector<uint32_t>& order, Score& score);
     bool polish_critical(std::vector<uint32_t>& order, Score& score);
@@ -85,7 +93,8 @@ Score Search::score(std::span<const uint32_t> order) {
     return out;
 }
 
-bool Search::offer(std::vector<uint32_t>& best, Score& best_score, std::vector<uint32_t> candidate) {
+bool Search::offer(std::vector<uint32_t>& best, Score& best_score,
+                   std::vector<uint32_t> candidate) {
     const Score candidate_score = score(candidate);
     // More VMs that go at all count before everything else.
     if (candidate.size() < best.size()) return false;
@@ -96,7 +105,8 @@ bool Search::offer(std::vector<uint32_t>& best, Score& best_score, std::vector<u
 }
 
 // Drops what cannot be away by the horizon, keeping as much weight as is found to fit.
-std::vector<uint32_t> Search::to_horizon(std::vector<uint32_t> order, double start_s, double share) {
+std::vector<uint32_t> Search::to_horizon(std::vector<uint32_t> order, double start_s,
+                                         double share) {
     Sequencer seq = sequencer();
     if (seq.on_time(order, start_s, kHorizonS)) return order;
     return select_on_time(seq, order, {start_s, kHorizonS, turns(share)}).saved;
@@ -142,15 +152,15 @@ std::vector<uint32_t> Search::arrange(double share) {
     std::vector<uint32_t> order = seq.starting_order(input_.going, 0);
     seq.improve(order, {0, {}, turns(deadline ? share / 3 : share * 0.9)});
     order = to_horizon(std::move(order), 0, share * 0.1);
-    if (!deadline || (order.size() == input_.going.size() &&
-                      seq.on_time(order, 0, model_.deadline_s()))) {
+    if (!deadline ||
+        (order.size() == input_.going.size() && seq.on_time(order, 0, model_.deadline_s()))) {
         return order;
     }
     return by_deadline(std::move(order), share * 2 / 3);
 }
 
-// The largest set of guests is left live that keeps `weight` rescued in this order: those first whose live
-// passes cost the link least.
+// The largest set of guests is left live that keeps `weight` rescued in this order: those first
+// whose live passes cost the link least.
 void Search::unfreeze(std::vector<uint32_t>& order, double weight) {
     struct Saving {
         double link_s;
@@ -204,7 +214,7 @@ void Search::freeze_for_deadline(std::vector<uint32_t>& order) {
     }
     std::vector<uint32_t> frozen = arrange(0.5);
     const double weight = score(frozen).weight;
-    if (weight <= live.weight * (1 + kSame) || frozen.size() < order.size()) {
+    if (weight - live.weight < kFreezeGainShareMin * total || frozen.size() < order.size()) {
         passes_max_ = input_.passes_max;
         exact_ = live_exact;
         return;
@@ -229,22 +239,28 @@ bool Search::legal_move(const std::vector<uint32_t>& order, size_t from, size_t 
                      : from == to || !blocks(model_.before(order[from]), to, from - 1);
 }
 
-// Every insertion, scored in full: also gains on switchover and on downtime, which end times do not show.
-// True when it found one; `order` is then changed.
+// Every insertion and every exchange, scored in full: also gains on switchover and on downtime, and
+// one VM saved in another's place, which end times do not show. True when any was found.
 bool Search::polish_all(std::vector<uint32_t>& order, Score& best) {
-    for (size_t from = 0; from < order.size(); ++from) {
+    bool any = false;
+    for (size_t from = 0; from < order.size() && !effort_.cut; ++from) {
         for (size_t to = 0; to < order.size(); ++to) {
             if (from == to || !legal_move(order, from, to)) continue;
             std::vector<uint32_t> trial = order;
             move_vm(trial, from, to);
-            if (offer(order, best, std::move(trial))) return true;
+            if (from + 1 < to && legal_move(trial, to - 1, from)) {
+                std::vector<uint32_t> exchanged = trial;
+                move_vm(exchanged, to - 1, from);
+                any = offer(order, best, std::move(exchanged)) || any;
+            }
+            any = offer(order, best, std::move(trial)) || any;
         }
     }
-    return false;
+    return any;
 }
 
-// The makespan is one VM's away time: its link end and its switchover. It goes earlier, or, where it is the
-// last, another takes its place.
+// The makespan is one VM's away time: its link end and its switchover. It goes earlier, or, where
+// it is the last, another takes its place.
 bool Search::polish_critical(std::vector<uint32_t>& order, Score& best) {
     double now = 0, latest = 0;
     size_t critical = 0;
@@ -270,8 +286,8 @@ bool Search::polish_critical(std::vector<uint32_t>& order, Score& best) {
     return false;
 }
 
-// `order` with those VMs moved forward that would be away after makespan_s: each to the last place from where
-// it still makes it.
+// `order` with those VMs moved forward that would be away after makespan_s: each to the last place
+// from where it still makes it.
 std::vector<uint32_t> Search::aimed_at(const std::vector<uint32_t>& order, double makespan_s) {
     std::vector<double> start(order.size());
     std::vector<double> key(model_.size(), 0);
@@ -288,7 +304,8 @@ std::vector<uint32_t> Search::aimed_at(const std::vector<uint32_t>& order, doubl
                    makespan_s;
         };
         const auto first = start.begin();
-        const auto late = std::partition_point(first, first + static_cast<std::ptrdiff_t>(p), makes_it);
+        const auto late =
+            std::partition_point(first, first + static_cast<std::ptrdiff_t>(p), makes_it);
         // Just in front of whom it overtakes; those that go to one place, longest switchover first.
         key[i] = static_cast<double>(late - first) - 1.5 + 0.5 / (1 + model_.vm(i).switchover_s);
     }
@@ -296,8 +313,8 @@ std::vector<uint32_t> Search::aimed_at(const std::vector<uint32_t>& order, doubl
     return sequencer().legal_order(order, key);
 }
 
-// Long switchovers want to go early, which end times do not show: aims at ever lower makespans, and lets the
-// local search use what room each leaves.
+// Long switchovers want to go early, which end times do not show: aims at ever lower makespans, and
+// lets the local search use what room each leaves.
 void Search::polish_switchovers(std::vector<uint32_t>& order, Score& best) {
     double low = 0;
     for (int round = 0; round < kAimRoundsMax && !effort_.cut; ++round) {
@@ -343,29 +360,36 @@ void Search::polish(std::vector<uint32_t>& order) {
     if (all && !exact_) restart_small(order, best);
 }
 
-// No plan is worse than a simple rule's. (fifo is not among them: the plan would depend on the order in which
-// VMs are listed.)
-void Search::offer_rules(std::vector<uint32_t>& order) {
-    if (exact_ || order.size() < input_.going.size() || effort_.cut) return;
+// No plan is worse than a simple rule's. (fifo is not among them: the plan would depend on the
+// order in which VMs are listed.) The order with the least link end is the better start for
+// polishing even where a rule has the better makespan, so both are polished.
+std::vector<uint32_t> Search::best_rule() {
     Sequencer seq = sequencer();
+    std::vector<uint32_t> order = seq.legal_order(input_.going, seq.link_keys(input_.going, 0));
     Score best = score(order);
-    for (const Policy policy :
-         {Policy::shortest_first, Policy::ratio, Policy::priority, Policy::priority_per_second}) {
+    for (const Policy policy : {Policy::ratio, Policy::priority, Policy::priority_per_second}) {
         offer(order, best, seq.legal_order(input_.going, policy_keys(seq, input_.going, policy)));
     }
+    return order;
 }
 
 Arrangement Search::run() {
     std::vector<uint32_t> order = arrange(1.0);
-    offer_rules(order);
+    const bool try_rules = !exact_ && order.size() == input_.going.size() && !effort_.cut;
     if (std::isfinite(model_.deadline_s())) freeze_for_deadline(order);
+    std::vector<uint32_t> rule;
+    if (try_rules) rule = best_rule();
+    const bool rule_leads = try_rules && better(score(rule), score(order));
     polish(order);
-    offer_rules(order);
+    if (rule_leads) {
+        polish(rule);
+        Score best = score(order);
+        offer(order, best, std::move(rule));
+    }
     Arrangement out{order, passes_max_, exact_, std::nullopt};
     if (exact_) {
         Sequencer seq = sequencer();
-        const auto least =
-            solve_exactly(seq, order, std::numeric_limits<double>::infinity());
+        const auto least = solve_exactly(seq, order, std::numeric_limits<double>::infinity());
         if (least) out.least_makespan_s = least->makespan_s;
     }
     return out;
@@ -407,7 +431,8 @@ std::vector<double> policy_keys(Sequencer& sequencer, std::span<const uint32_t> 
         case Policy::fifo:
             for (const uint32_t i : members) key[i] = model.original(i);
             break;
-        case Policy::shortest_first: break;
+        case Policy::shortest_first:
+            break;
         case Policy::ratio: {
             const double end = sequencer.end_of(sequencer.legal_order(members, key), 0);
             return sequencer.ratio_keys(members, 0, end);

@@ -1,6 +1,6 @@
 #pragma once
-// Joins the parts of the search: order, who is saved, modes, exact solution of small cases. All VMs here are
-// canonical numbers.
+// Joins the parts of the search: order, who is saved, modes, exact solution of small cases. All VMs
+// here are canonical numbers.
 #include <optional>
 #include <vector>
 
@@ -38,6 +38,7 @@ Arrangement search(const Compiled& model, const SearchInput& input, Effort& effo
 std::vector<double> away_times(const Compiled& model, std::span<const uint32_t> order,
                                std::span<const int> passes_max);
 
-std::vector<double> policy_keys(Sequencer& sequencer, std::span<const uint32_t> members, Policy policy);
+std::vector<double> policy_keys(Sequencer& sequencer, std::span<const uint32_t> members,
+                                Policy policy);
 
 }  // namespace evac::planner

@@ -13,8 +13,12 @@ constexpr uint64_t kSeed = 0x6576616373656c65;
 class Selector {
   public:
     Selector(Sequencer& sequencer, std::span<const uint32_t> members, const SelectionTask& task)
-        : sequencer_(sequencer), model_(sequencer.model()), members_(members), task_(task),
-          turns_at_start_(sequencer.effort().turns), in_(model_.size(), State::foreign) {}
+        : sequencer_(sequencer),
+          model_(sequencer.model()),
+          members_(members),
+          task_(task),
+          turns_at_start_(sequencer.effort().turns),
+          in_(model_.size(), State::foreign) {}
 
     Selection run();
 
@@ -50,8 +54,8 @@ class Selector {
     std::vector<State> in_;
 };
 
-// Ascending keys = descending weight per second, where a VM that others wait for may count with the best of
-// them: otherwise a light VM in front of a heavy one would hold it back.
+// Ascending keys = descending weight per second, where a VM that others wait for may count with the
+// best of them: otherwise a light VM in front of a heavy one would hold it back.
 std::vector<double> Selector::density_keys(double at_s) {
     std::vector<double> key = sequencer_.link_keys(members_, at_s);
     struct Group {
@@ -79,8 +83,7 @@ std::vector<double> Selector::density_keys(double at_s) {
 
 // The set in the order that ends soonest, near enough for a first fit.
 std::vector<uint32_t> Selector::pack(std::span<const uint32_t> set) {
-    return sequencer_.legal_order(set,
-                                  sequencer_.ratio_keys(set, task_.start_s, task_.due_s));
+    return sequencer_.legal_order(set, sequencer_.ratio_keys(set, task_.start_s, task_.due_s));
 }
 
 std::vector<uint32_t> Selector::longest_prefix(const std::vector<uint32_t>& wanted) {
@@ -106,8 +109,9 @@ void Selector::mark(const std::vector<uint32_t>& saved) {
 
 bool Selector::ready(uint32_t vm) const {
     const auto before = model_.before(vm);
-    return std::none_of(before.begin(), before.end(),
-                        [this](uint32_t p) { return in_[p] == State::out || in_[p] == State::barred; });
+    return std::none_of(before.begin(), before.end(), [this](uint32_t p) {
+        return in_[p] == State::out || in_[p] == State::barred;
+    });
 }
 
 // Appends whatever still fits, in the wanted order. in_ must be marked.

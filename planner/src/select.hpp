@@ -1,9 +1,10 @@
 #pragma once
 // Which VMs to save when not all can be away by a due time: most weight first.
 //
-// With a common due time and processing that grows with the start this is a knapsack whose item sizes depend
-// on the packing. Weight per second of link, measured at several times, gives orders; the longest prefix that
-// fits when packed well is taken, improved (which makes room), filled up, and exchanged one for one.
+// With a common due time and processing that grows with the start this is a knapsack whose item
+// sizes depend on the packing. Weight per second of link, measured at several times, gives orders;
+// the longest prefix that fits when packed well is taken, improved (which makes room), filled up,
+// and exchanged one for one.
 #include <vector>
 
 #include "sequence.hpp"

@@ -38,7 +38,8 @@ bool Sequencer::on_time_by(std::span<const uint32_t> order, double start_s, DueO
     return true;
 }
 
-bool Sequencer::on_time(std::span<const uint32_t> order, double start_s, std::span<const double> due_s) {
+bool Sequencer::on_time(std::span<const uint32_t> order, double start_s,
+                        std::span<const double> due_s) {
     return due_s.empty() || on_time_by(order, start_s, [due_s](uint32_t vm) { return due_s[vm]; });
 }
 
@@ -125,7 +126,8 @@ std::vector<uint32_t> Sequencer::dispatch_order(std::span<const uint32_t> member
 }
 
 std::vector<uint32_t> Sequencer::starting_order(std::span<const uint32_t> members, double start_s) {
-    std::vector<uint32_t> best = legal_order(members, link_keys(members, start_s));  // shortest first
+    std::vector<uint32_t> best =
+        legal_order(members, link_keys(members, start_s));  // shortest first
     double best_end = end_of(best, start_s);
     const auto offer = [&](std::vector<uint32_t> order) {
         const double end = end_of(order, start_s);

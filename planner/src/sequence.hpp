@@ -1,13 +1,15 @@
 #pragma once
 // Orders a set of VMs so that the link is free again soonest: starting orders, then local search.
 //
-// Everything rests on one property (bound.hpp, step 3): t + L(t) grows with t. So a change within positions
-// i..k that ends that stretch sooner ends the whole sequence sooner, and is judged by re-evaluating the
-// stretch alone. Sweeps run from left to right, so that the start of the stretch is always exact.
+// Everything rests on one property (bound.hpp, step 3): t + L(t) grows with t. So a change within
+// positions i..k that ends that stretch sooner ends the whole sequence sooner, and is judged by
+// re-evaluating the stretch alone. Sweeps run from left to right, so that the start of the stretch
+// is always exact.
 //
-// Long moves are found by prices: a second gained after position k is worth price(k) = product over later
-// turns of (1 + dL/dt) seconds at the end. A VM would best stand where price(k) L(t_k) is least; the VMs with
-// most to gain are moved together and the result is evaluated exactly, kept only if it is better.
+// Long moves are found by prices: a second gained after position k is worth price(k) = product over
+// later turns of (1 + dL/dt) seconds at the end. A VM would best stand where price(k) L(t_k) is
+// least; the VMs with most to gain are moved together and the result is evaluated exactly, kept
+// only if it is better.
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -42,8 +44,9 @@ struct Effort {
 
 struct Stretch {
     double start_s = 0;
-    std::span<const double> due_s;  // by VM: its link end + switchover by then; empty = no due times
-    uint64_t turns_max = 0;         // effort for this call
+    std::span<const double>
+        due_s;               // by VM: its link end + switchover by then; empty = no due times
+    uint64_t turns_max = 0;  // effort for this call
 };
 
 class Sequencer {
@@ -58,11 +61,14 @@ class Sequencer {
     bool on_time(std::span<const uint32_t> order, double start_s, std::span<const double> due_s);
     bool on_time(std::span<const uint32_t> order, double start_s, double due_s);  // one for all
 
-    // Members by ascending key (indexed by canonical number), each behind its predecessors among the members.
-    std::vector<uint32_t> legal_order(std::span<const uint32_t> members, std::span<const double> key);
+    // Members by ascending key (indexed by canonical number), each behind its predecessors among
+    // the members.
+    std::vector<uint32_t> legal_order(std::span<const uint32_t> members,
+                                      std::span<const double> key);
 
     // The rules' orders, e.g. for a policy; keys by canonical number for members only.
-    std::vector<double> ratio_keys(std::span<const uint32_t> members, double start_s, double horizon_s);
+    std::vector<double> ratio_keys(std::span<const uint32_t> members, double start_s,
+                                   double horizon_s);
     std::vector<double> link_keys(std::span<const uint32_t> members, double start_s);
 
     // Best of the starting orders; not improved, `due_s` not looked at.

@@ -93,7 +93,8 @@ Result<Plan> finish(const Inventory& inventory, const Compiled& model, const Arr
     plan.evaluation = std::move(*evaluation);
     const double makespan = plan.evaluation.makespan_s;
     double bound = makespan_lower_bound(model, found.order, found.passes_max, makespan);
-    if (found.least_makespan_s) bound = std::min(makespan, std::max(bound, *found.least_makespan_s));
+    if (found.least_makespan_s)
+        bound = std::min(makespan, std::max(bound, *found.least_makespan_s));
     plan.stats.lower_bound_s = bound;
     plan.stats.gap = bound > 0 ? makespan / bound - 1 : 0;
     plan.stats.exact = found.exact;
@@ -142,11 +143,16 @@ Result<Plan> solve(const Inventory& inventory, const SolveOptions& options, cons
 
 std::string_view to_string(Policy policy) {
     switch (policy) {
-        case Policy::fifo: return "fifo";
-        case Policy::shortest_first: return "shortest-first";
-        case Policy::ratio: return "a/b";
-        case Policy::priority: return "priority";
-        case Policy::priority_per_second: return "priority/s";
+        case Policy::fifo:
+            return "fifo";
+        case Policy::shortest_first:
+            return "shortest-first";
+        case Policy::ratio:
+            return "a/b";
+        case Policy::priority:
+            return "priority";
+        case Policy::priority_per_second:
+            return "priority/s";
     }
     return "?";
 }

@@ -96,7 +96,8 @@ TEST(Inventory, RefusesNumbersOutsideTheirRange) {
         {"\"memory_mib\":512", "\"memory_mib\":0", "vms[0].memory_mib", "> 0"},
         {"\"priority\":2", "\"priority\":0.5", "vms[1].priority", ">= 1"},
         {"\"unstaged_mib\":9", "\"unstaged_mib\":-9", "vms[1].unstaged_mib", "-9"},
-        {"\"working_set_mib\":32", "\"working_set_mib\":0", "vms[0].dirty[0].working_set_mib", "> 0"},
+        {"\"working_set_mib\":32", "\"working_set_mib\":0", "vms[0].dirty[0].working_set_mib",
+         "> 0"},
         {"\"rate_mib_s\":2", "\"rate_mib_s\":-2", "vms[0].dirty[0].rate_mib_s", "-2"},
         {"\"rate_mib_s\":2", "\"rate_mib_s\":0", "vms[0].dirty[0].rate_mib_s", ": 0 is refused"},
         {"\"disk_write_mib_s\":1", "\"disk_write_mib_s\":-1", "vms[1].disk_write_mib_s", "-1"},
@@ -105,7 +106,8 @@ TEST(Inventory, RefusesNumbersOutsideTheirRange) {
         {"\"switchover_ms\":40", "\"switchover_ms\":-40", "vms[1].switchover_ms", "-40"},
         {"\"unstaged_mib\":9", "\"unstaged_mib\":1e300", "vms[1].unstaged_mib", "at most 1e+12"},
         // Not JSON, but the path is still known.
-        {"\"rate_mib_s\":2", "\"rate_mib_s\":NaN", "vms[0].dirty[0].rate_mib_s", "not JSON at byte"},
+        {"\"rate_mib_s\":2", "\"rate_mib_s\":NaN", "vms[0].dirty[0].rate_mib_s",
+         "not JSON at byte"},
         {"\"rate_mib_s\":2", "\"rate_mib_s\":Infinity", "vms[0].dirty[0].rate_mib_s", "not JSON"},
         {"\"wire_ratio\":1", "\"wire_ratio\":1e999", "vms[1].wire_ratio", "not JSON"},
     };
@@ -145,12 +147,14 @@ TEST(Inventory, RefusesWrongTypes) {
 TEST(Inventory, RefusesUnknownMissingAndRepeatedFields) {
     expect_refused(inventory_with("\"rtt_ms\":20", "\"rtt_ms\":20,\"loss\":1"),
                    {"link.loss", "unknown field", "goodput_mbit, rtt_ms"});
-    expect_refused(inventory_with("\"priority\":2", "\"prioritty\":2"), {"vms[1].prioritty", "unknown"});
+    expect_refused(inventory_with("\"priority\":2", "\"prioritty\":2"),
+                   {"vms[1].prioritty", "unknown"});
     expect_refused(inventory_with("\"rate_mib_s\":2", "\"rate_mib_s\":2,\"x\":{\"y\":[1]}"),
                    {"vms[0].dirty[0].x", "unknown"});
     expect_refused(inventory_with("\"deadline_s\"", "\"deadline\""), {"deadline: unknown field"});
     expect_refused(inventory_with(",\"priority\":2", ""), {"vms[1].priority", "missing"});
-    expect_refused(inventory_with(",\"rate_mib_s\":2", ""), {"vms[0].dirty[0].rate_mib_s", "missing"});
+    expect_refused(inventory_with(",\"rate_mib_s\":2", ""),
+                   {"vms[0].dirty[0].rate_mib_s", "missing"});
     expect_refused(inventory_with("\"name\":\"b\",", ""), {"vms[1].name", "missing"});
     expect_refused("{}", {"link: missing"});
     expect_refused(R"({"link":{"goodput_mbit":1,"rtt_ms":0}})", {"vms: missing"});
@@ -161,8 +165,9 @@ TEST(Inventory, RefusesUnknownMissingAndRepeatedFields) {
 TEST(Inventory, RefusesBadLists) {
     expect_refused(R"({"link":{"goodput_mbit":1,"rtt_ms":0},"vms":[]})", {"vms: an empty list"});
     const std::string scale = R"({"working_set_mib":1,"rate_mib_s":1})";
-    expect_refused(inventory_with("\"dirty\":[]", "\"dirty\":[" + scale + "," + scale + "," + scale + "]"),
-                   {"vms[1].dirty", "at most 2"});
+    expect_refused(
+        inventory_with("\"dirty\":[]", "\"dirty\":[" + scale + "," + scale + "," + scale + "]"),
+        {"vms[1].dirty", "at most 2"});
     std::string many = "\"after\":[";
     for (size_t i = 0; i <= kAfterMax; ++i) many += (i == 0 ? "\"a\"" : ",\"a\"");
     expect_refused(inventory_with("\"after\":[\"a\"", many), {"vms[1].after", "at most 1000"});
@@ -172,7 +177,8 @@ TEST(Inventory, RefusesBadNames) {
     expect_refused(inventory_with("\"name\":\"b\"", "\"name\":\"a\""),
                    {"vms[1].name", "\"a\"", "vms[0] has it"});
     expect_refused(inventory_with("\"name\":\"b\"", "\"name\":\"\""), {"vms[1].name", "1 to 255"});
-    expect_refused(inventory_with("\"name\":\"b\"", "\"name\":\"b\\n\""), {"vms[1].name", "control"});
+    expect_refused(inventory_with("\"name\":\"b\"", "\"name\":\"b\\n\""),
+                   {"vms[1].name", "control"});
     expect_refused(inventory_with("\"name\":\"b\"", "\"name\":\"" + std::string(256, 'x') + "\""),
                    {"vms[1].name", "..."});
 }
@@ -182,7 +188,8 @@ TEST(Inventory, RefusesAfterThatCannotBe) {
                    {"vms[1].after[0]", "\"zoe\"", "the name of a VM"});
     expect_refused(inventory_with("\"after\":[\"a\"]", "\"after\":[\"a\",\"a\"]"),
                    {"vms[1].after[1]", "each name once"});
-    expect_refused(inventory_with("\"after\":[\"a\"]", "\"after\":[\"b\"]"), {"after: b -> b is a cycle"});
+    expect_refused(inventory_with("\"after\":[\"a\"]", "\"after\":[\"b\"]"),
+                   {"after: b -> b is a cycle"});
     expect_refused(inventory_with("\"switchover_ms\":50", "\"switchover_ms\":50,\"after\":[\"b\"]"),
                    {"after: a -> b -> a is a cycle"});
 }
@@ -209,7 +216,8 @@ TEST(Inventory, RefusesWhatIsNotJson) {
         expect_refused(text, {});
     }
     expect_refused(inventory_with() + "x", {"not JSON at byte"});
-    expect_refused(inventory_with("\"name\":\"b\"", "\"name\":\"\xff\""), {"vms[1].name", "not JSON"});
+    expect_refused(inventory_with("\"name\":\"b\"", "\"name\":\"\xff\""),
+                   {"vms[1].name", "not JSON"});
     expect_refused(std::string(1'000'000, '['), {"inventory"});
 }
 

@@ -161,7 +161,8 @@ TEST(Model, ModeNamesGoBothWays) {
 TEST(Model, AgreesWithThePlainImplementation) {
     Random random(20240613);
     for (int k = 0; k < 1500; ++k) {
-        const Family family = testing::kFamilies[static_cast<size_t>(k) % std::size(testing::kFamilies)];
+        const Family family =
+            testing::kFamilies[static_cast<size_t>(k) % std::size(testing::kFamilies)];
         Inventory inventory = testing::random_inventory(random, family, 1 + random.below(30),
                                                         testing::log_between(random, 50, 20000));
         testing::add_after(random, inventory, 0.3);
@@ -178,13 +179,17 @@ TEST(Model, AgreesWithThePlainImplementation) {
             if (fresh && testing::respects_after(inventory, next)) schedule.order = next;
         }
         for (Mode& mode : schedule.mode) {
-            if (random.chance(0.2)) mode = Mode::freeze;
-            else if (random.chance(0.1)) mode = Mode::abandon;
+            if (random.chance(0.2))
+                mode = Mode::freeze;
+            else if (random.chance(0.1))
+                mode = Mode::abandon;
         }
         const auto actual = evaluate(inventory, schedule);
         ASSERT_TRUE(actual.ok());
         const testing::PlainPlan expected = testing::play_plainly(inventory, schedule);
-        const auto near = [](double a, double b) { return std::abs(a - b) <= 1e-9 * (1 + std::abs(b)); };
+        const auto near = [](double a, double b) {
+            return std::abs(a - b) <= 1e-9 * (1 + std::abs(b));
+        };
         EXPECT_TRUE(near(actual->makespan_s, expected.makespan_s));
         EXPECT_TRUE(near(actual->weighted_rescued, expected.weight));
         for (size_t i = 0; i < inventory.vms.size(); ++i) {
@@ -199,8 +204,8 @@ TEST(Model, AgreesWithThePlainImplementation) {
     }
 }
 
-// What the bound's proof rests on, on random VMs: link time does not fall with the start, nor does the number
-// of passes, and the line stays below.
+// What the bound's proof rests on, on random VMs: link time does not fall with the start, nor does
+// the number of passes, and the line stays below.
 TEST(Model, LinkTimeGrowsAndTheLineStaysBelow) {
     Random random(5);
     int with_jumps = 0;

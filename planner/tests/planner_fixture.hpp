@@ -1,6 +1,6 @@
 #pragma once
-// Random inventories and a plain re-implementation of the model, written from its text and sharing no code
-// with src/: it reads the input structs and nothing else.
+// Random inventories and a plain re-implementation of the model, written from its text and sharing
+// no code with src/: it reads the input structs and nothing else.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -16,17 +16,25 @@
 namespace evac::planner::testing {
 
 enum class Family { mixed, idle, saturating, heavy, linear, staged, loose };
-inline constexpr Family kFamilies[] = {Family::mixed, Family::idle,   Family::saturating, Family::heavy,
-                                       Family::linear, Family::staged, Family::loose};
+inline constexpr Family kFamilies[] = {Family::mixed, Family::idle,   Family::saturating,
+                                       Family::heavy, Family::linear, Family::staged,
+                                       Family::loose};
 inline const char* name_of(Family family) {
     switch (family) {
-        case Family::mixed: return "mixed";
-        case Family::idle: return "idle";
-        case Family::saturating: return "saturating";
-        case Family::heavy: return "heavy";
-        case Family::linear: return "linear";
-        case Family::staged: return "staged";
-        case Family::loose: return "loose";
+        case Family::mixed:
+            return "mixed";
+        case Family::idle:
+            return "idle";
+        case Family::saturating:
+            return "saturating";
+        case Family::heavy:
+            return "heavy";
+        case Family::linear:
+            return "linear";
+        case Family::staged:
+            return "staged";
+        case Family::loose:
+            return "loose";
     }
     return "?";
 }
@@ -38,7 +46,8 @@ inline double log_between(Random& random, double low, double high) {
     return low * std::exp(random.unit() * std::log(high / low));
 }
 
-// `total` VMs share the link; dirtying is scaled with it, so that a family means the same at every size.
+// `total` VMs share the link; dirtying is scaled with it, so that a family means the same at every
+// size.
 inline VmInput random_vm(Random& random, Family family, double goodput_mib_s, size_t total) {
     VmInput vm;
     vm.memory_mib = std::round(log_between(random, 256, 65536));
@@ -47,9 +56,11 @@ inline VmInput random_vm(Random& random, Family family, double goodput_mib_s, si
     vm.wire_ratio = between(random, 0.2, 1.0);
     vm.max_downtime_ms = log_between(random, 50, 2000);
     vm.switchover_ms = between(random, 10, 400);
-    const double fair = goodput_mib_s / static_cast<double>(total);  // each guest's share of the link
+    const double fair =
+        goodput_mib_s / static_cast<double>(total);  // each guest's share of the link
     const auto scale = [&](double w_low, double w_high, double r_low, double r_high) {
-        vm.dirty.push_back({log_between(random, w_low, w_high), fair * log_between(random, r_low, r_high)});
+        vm.dirty.push_back(
+            {log_between(random, w_low, w_high), fair * log_between(random, r_low, r_high)});
     };
     switch (family) {
         case Family::mixed:
@@ -57,19 +68,26 @@ inline VmInput random_vm(Random& random, Family family, double goodput_mib_s, si
             if (random.chance(0.4)) scale(16, 4096, 0.01, 1);
             if (random.chance(0.4)) vm.disk_write_mib_s = fair * log_between(random, 0.01, 0.3);
             break;
-        case Family::idle: scale(1, 16, 0.001, 0.05); break;
-        case Family::saturating: scale(16, 512, 0.5, 20); break;
+        case Family::idle:
+            scale(1, 16, 0.001, 0.05);
+            break;
+        case Family::saturating:
+            scale(16, 512, 0.5, 20);
+            break;
         case Family::heavy:
             scale(64, 2048, 1, 50);
             if (random.chance(0.5)) scale(512, 8192, 0.2, 2);
             vm.max_downtime_ms = log_between(random, 20, 300);
             break;
-        case Family::linear: vm.disk_write_mib_s = fair * log_between(random, 0.01, 1); break;
+        case Family::linear:
+            vm.disk_write_mib_s = fair * log_between(random, 0.01, 1);
+            break;
         case Family::staged:
             vm.unstaged_mib = log_between(random, 0.1, 30);
             scale(4, 256, 0.1, 5);
             break;
-        case Family::loose:  // long switchovers, short transfers: the last to arrive is not the last sent
+        case Family::loose:  // long switchovers, short transfers: the last to arrive is not the
+                             // last sent
             vm.unstaged_mib = log_between(random, 0.1, 60);
             vm.switchover_ms = log_between(random, 10, 8000);
             scale(4, 64, 0.1, 2);
@@ -78,7 +96,8 @@ inline VmInput random_vm(Random& random, Family family, double goodput_mib_s, si
     return vm;
 }
 
-inline Inventory random_inventory(Random& random, Family family, size_t n, double goodput_mbit = 1000) {
+inline Inventory random_inventory(Random& random, Family family, size_t n,
+                                  double goodput_mbit = 1000) {
     Inventory inventory;
     inventory.link = {goodput_mbit, 20};
     for (size_t i = 0; i < n; ++i) {
@@ -170,7 +189,8 @@ inline bool respects_after(const Inventory& inventory, const std::vector<VmIndex
     return true;
 }
 
-// Best (weight, makespan) over all legal orders with these modes; least makespan over all orders at all.
+// Best (weight, makespan) over all legal orders with these modes; least makespan over all orders at
+// all.
 struct BruteForce {
     double weight = -1, makespan_s = 0, least_makespan_s = std::numeric_limits<double>::infinity();
 };

@@ -12,7 +12,8 @@ namespace {
 
 // Two VMs on a link of 1 MiB/s; numbers that come out even.
 Inventory small_inventory() {
-    const auto parsed = parse_inventory(R"({"link":{"goodput_mbit":8.388608,"rtt_ms":20},"deadline_s":3,"vms":[
+    const auto parsed =
+        parse_inventory(R"({"link":{"goodput_mbit":8.388608,"rtt_ms":20},"deadline_s":3,"vms":[
 {"name":"web <1>","memory_mib":512,"priority":1,"unstaged_mib":2,"dirty":[],
  "disk_write_mib_s":0,"wire_ratio":1,"max_downtime_ms":2500,"switchover_ms":250},
 {"name":"db","memory_mib":256,"priority":2,"unstaged_mib":4,"dirty":[],
@@ -98,14 +99,16 @@ TEST(Report, AbandonedVmsHaveNoTimes) {
 }
 
 constexpr const char* kGoldenTable =
-    "    turn  name     mode      weight    wire MiB    start s link end s     away s  downtime ms\n"
+    "    turn  name     mode      weight    wire MiB    start s link end s     away s  downtime "
+    "ms\n"
     "       1  db       live           2         2.0       0.00       2.00       2.50          500"
     "  downtime limit 100 ms\n"
     "!      2  web <1>  live           1         2.0       2.00       4.00       4.25         2250"
     "  misses the deadline\n"
     "\n"
     "makespan     4.25 s for 2 VMs, 4.0 MiB at 8.4 Mbit/s\n"
-    "proved       no order of these modes is done before 4.25 s (gap 0.00 %, this order is the best one)\n"
+    "proved       no order of these modes is done before 4.25 s (gap 0.00 %, this order is the "
+    "best one)\n"
     "deadline     3.00 s: 1 of 2 VMs, weight 2 of 3  ! NOT ALL IN TIME\n"
     "downtime     2.75 s summed over all VMs\n"
     "solved in    0.0 ms\n";
@@ -117,7 +120,8 @@ TEST(Report, GoldenTable) {
 
 size_t count_of(const std::string& text, const std::string& part) {
     size_t count = 0;
-    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1))
+        ++count;
     return count;
 }
 

@@ -74,6 +74,24 @@ Result<UniqueFd> CaptureSocket::accept(const Clock& clock, const WaitLimits& lim
     }
 }
 
+Result<int> listener_pid(const std::string& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+        return make_error(Errc::invalid_argument, "socket path '" + path + "' is empty or too long");
+    }
+    std::memcpy(address.sun_path, path.data(), path.size());
+    const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!fd.valid()) return io_error("socket");
+    if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+        return io_error("connect to '" + path + "'");
+    }
+    ucred peer{};
+    socklen_t size = sizeof(peer);
+    if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return io_error("SO_PEERCRED");
+    return static_cast<int>(peer.pid);
+}
+
 Status drain(int fd, const Clock& clock, const WaitLimits& limits, const std::function<Result<bool>(ByteSpan)>& take,
              const std::function<void()>& idle) {
     const auto buffer = std::make_unique_for_overwrite<std::byte[]>(kReadBytes);
@@ -107,6 +125,16 @@ void abandon(UniqueFd& stream) {
     while (::poll(&waiter, 1, kAbandonMs) < 0 && errno == EINTR) {
     }
     stream.reset();
+}
+
+Status discard(UniqueFd stream, const Clock& clock) {
+    WaitLimits limits;
+    limits.deadline_ns = UINT64_MAX;  // silence is the limit: a stream that flows ends by itself
+    limits.silence_ns = uint64_t{kDiscardSilenceMs} * kNsPerMs;
+    const Status outcome =
+        drain(stream.get(), clock, limits, [](ByteSpan) -> Result<bool> { return true; }, [] {});
+    if (!outcome.ok()) abandon(stream);
+    return outcome;
 }
 
 }  // namespace evac::prestage

@@ -42,6 +42,9 @@ class CaptureSocket {
     std::string path_;
 };
 
+// The process that listens on a Unix socket (SO_PEERCRED).
+Result<int> listener_pid(const std::string& path);
+
 // Reads `fd` to its end and hands every chunk to `take`, which returns false to end early. `idle` is called between
 // chunks and at least every kPollMs; neither may wait for anything.
 Status drain(int fd, const Clock& clock, const WaitLimits& limits, const std::function<Result<bool>(ByteSpan)>& take,
@@ -52,5 +55,11 @@ Status drain(int fd, const Clock& clock, const WaitLimits& limits, const std::fu
 // migration begun in between breaks both. The descriptor is closed.
 inline constexpr int kAbandonMs = 5'000;
 void abandon(UniqueFd& stream);
+
+// Reads a stream to its end for nothing: the only way to end a background snapshot without breaking the guest (see
+// write_protection.hpp). Its time is that of the rest of the guest's memory at 0.5 GB/s; an error after kDiscardSilenceMs
+// without a byte, with the stream abandoned.
+inline constexpr int kDiscardSilenceMs = 10'000;
+Status discard(UniqueFd stream, const Clock& clock);
 
 }  // namespace evac::prestage

@@ -236,7 +236,7 @@ Status probe(qmp::Client& client, const FactsOptions& options, const Clock& cloc
     } else {
         blocks = applied.error();
     }
-    EVAC_TRY(recover(client, running, saved, clock, log, kProbeMs));
+    EVAC_TRY(recover(client, {running, saved, options.run_dir, kProbeMs}, clock, log));
     if (blocks.ok()) {
         facts.ram_blocks = std::move(*blocks);
     } else if (!client.usable()) {

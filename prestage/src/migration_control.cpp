@@ -8,7 +8,9 @@
 #include <memory>
 
 #include "evac/core/units.hpp"
+#include "capture_socket.hpp"
 #include "json_access.hpp"
+#include "write_protection.hpp"
 
 namespace evac::prestage {
 namespace {
@@ -17,6 +19,7 @@ using qmp::Json;
 
 constexpr int kQmpMs = 5'000;
 constexpr long kPollNs = 2'000'000;
+constexpr uint64_t kHealBandwidth = uint64_t{1} << 40;
 
 void pause_ns(long ns) {
     timespec left{0, ns};
@@ -156,9 +159,64 @@ Result<MigrationState> await_migration_end(qmp::Client& client, bool cancel, con
     }
 }
 
-Status recover(qmp::Client& client, bool was_running, const SavedSettings& saved, const Clock& clock, Logger& log,
-               int limit_ms) {
-    const uint64_t deadline_ns = clock.now_ns() + static_cast<uint64_t>(limit_ms) * kNsPerMs;
+namespace {
+
+// QEMU 7.2 forgets nothing of a broken background snapshot until the next one completes.
+Status heal(qmp::Client& client, const std::string& run_dir, const Clock& clock) {
+    auto socket = CaptureSocket::listen(
+        run_dir, std::to_string(client.peer_pid()) + "-heal-" + std::to_string(clock.now_ns()));
+    if (!socket.ok()) return socket.error();
+    SavedSettings saved;
+    Status outcome = apply_settings(client, true, kHealBandwidth, saved);
+    UniqueFd stream;
+    if (outcome.ok()) {
+        const auto begun = client.execute("migrate", Json{{"uri", socket->uri()}}, kQmpMs);
+        if (!begun.ok()) outcome = begun.error();
+    }
+    if (outcome.ok()) {
+        WaitLimits limits;
+        limits.deadline_ns = clock.now_ns() + uint64_t{kQmpMs} * kNsPerMs;
+        limits.silence_ns = uint64_t{kQmpMs} * kNsPerMs;
+        auto accepted = socket->accept(clock, limits, [&client] { return check_not_over(client); });
+        outcome = accepted.ok() ? discard(std::move(accepted).value(), clock) : Status{accepted.error()};
+    }
+    if (outcome.ok()) {
+        const auto end = await_migration_end(client, false, clock, clock.now_ns() + uint64_t{kQmpMs} * kNsPerMs);
+        if (!end.ok()) outcome = end.error();
+    }
+    const Status restored = restore_settings(client, saved);
+    return outcome.ok() ? restored : outcome;
+}
+
+// On whatever connection works; false = try again.
+Status recover_on(qmp::Client& client, const Recovery& recovery, bool lifted, const Clock& clock, Logger& log,
+                  uint64_t deadline_ns) {
+    EVAC_TRY(recover_once(client, recovery.was_running, clock, deadline_ns));
+    const auto late = lift_write_protection(client.peer_pid());
+    if (late.ok() && *late > 0) lifted = true;
+    const auto warn = [&](const char* what, const Error& error) {
+        log.warning("capture " + client.path() + ": " + what + ": " + error.message());
+    };
+    if (lifted) {
+        log.warning("capture " + client.path() + ": a background snapshot broke; its write protection was taken off");
+        if (recovery.was_running && !recovery.run_dir.empty()) {
+            const Status healed = heal(client, recovery.run_dir, clock);
+            if (!healed.ok()) warn("QEMU may refuse the next plain migration", healed.error());
+            EVAC_TRY(recover_once(client, true, clock, deadline_ns));
+        }
+    }
+    const Status restored = restore_settings(client, recovery.saved);
+    if (!restored.ok()) warn("migration settings not put back", restored.error());
+    return {};
+}
+
+}  // namespace
+
+Status recover(qmp::Client& client, const Recovery& recovery, const Clock& clock, Logger& log) {
+    const uint64_t deadline_ns = clock.now_ns() + static_cast<uint64_t>(recovery.limit_ms) * kNsPerMs;
+    // Before the monitor is asked anything: its thread may be what hangs.
+    const auto lifted = lift_write_protection(client.peer_pid());
+    if (!lifted.ok()) log.warning("capture " + client.path() + ": " + lifted.error().message());
     std::unique_ptr<qmp::Client> own;  // when the given connection is lost
     Status outcome;
     while (true) {
@@ -175,15 +233,8 @@ Status recover(qmp::Client& client, bool was_running, const SavedSettings& saved
             }
         }
         if (active->usable()) {
-            outcome = recover_once(*active, was_running, clock, deadline_ns);
-            if (outcome.ok()) {
-                const Status restored = restore_settings(*active, saved);
-                if (!restored.ok()) {
-                    log.warning("capture " + client.path() + ": migration settings not put back: " +
-                                restored.error().message());
-                }
-                return {};
-            }
+            outcome = recover_on(*active, recovery, lifted.ok() && *lifted > 0, clock, log, deadline_ns);
+            if (outcome.ok()) return {};
         }
         if (clock.now_ns() >= deadline_ns) return outcome;
         pause_ns(10 * kPollNs);

@@ -45,10 +45,18 @@ Status check_not_over(qmp::Client& client);
 // Waits until no migration is busy, cancelling when `cancel`. Errors: timeout, or the monitor's.
 Result<MigrationState> await_migration_end(qmp::Client& client, bool cancel, const Clock& clock, uint64_t deadline_ns);
 
-// Ends whatever migration is open, puts settings back and, if `was_running`, gets the guest running. Opens a monitor
-// connection of its own when the client's is gone. The stream's descriptor must be closed already.
-Status recover(qmp::Client& client, bool was_running, const SavedSettings& saved, const Clock& clock, Logger& log,
-               int limit_ms);
+// The way back after a failed capture: ends whatever migration is open, puts settings back and, if `was_running`, gets
+// the guest running. Opens a monitor connection of its own when the client's is gone. Nobody may be reading a stream of
+// this VM any more. Write protection that a broken background snapshot left behind is taken off first, and what it
+// leaves inside QEMU (the next plain migration fails) is healed by one background snapshot whose bytes are discarded;
+// that needs `run_dir`, empty = do not heal.
+struct Recovery {
+    bool was_running = false;
+    SavedSettings saved;
+    std::string run_dir;
+    int limit_ms = 0;
+};
+Status recover(qmp::Client& client, const Recovery& recovery, const Clock& clock, Logger& log);
 
 // Microseconds since 1970 of a QMP event; 0 if it has none.
 uint64_t event_time_us(const qmp::Json& event);

@@ -6,8 +6,10 @@
 
 #include "capture_socket.hpp"
 #include "evac/core/units.hpp"
+#include "evac/prestage/stream_guard.hpp"
 #include "evac/qmp/client.hpp"
 #include "migration_control.hpp"
+#include "write_protection.hpp"
 
 namespace evac::prestage {
 namespace {
@@ -18,7 +20,6 @@ constexpr int kStopMs = 10'000;
 constexpr int kEventMs = 2'000;             // for an event of something that has happened already
 constexpr int kConnectMs = 5'000;           // from `migrate` to its connection
 constexpr int kCompletionMs = 30'000;       // from the end of the stream to `completed`
-constexpr uint64_t kDiscardNs = 30 * kNsPerSecond;  // to read a background snapshot that is of no use any more
 constexpr uint64_t kSelfResumeNs = 100 * kNsPerMs;  // after the first page; then we say cont (newer QEMUs, see below)
 
 // Sends what the catalogue does not know to the sink, and keeps count of which pages came.
@@ -134,8 +135,8 @@ class Round {
         }
         Error error = outcome.error();
         if (!touched_) return error;
-        abandon(stream_);  // before any wait for the monitor: QEMU's main loop may be waiting for its stream
-        const Status recovered = recover(client_, was_running_, saved_, clock_, log_, kRecoveryMs);
+        end_stream();
+        const Status recovered = recover(client_, {was_running_, saved_, options_.run_dir, kRecoveryMs}, clock_, log_);
         if (!recovered.ok()) {
             error.context += std::string("; AND THE GUEST COULD NOT BE BROUGHT BACK") +
                              (was_running_ ? " TO RUNNING: " : ": ") + recovered.error().message();
@@ -146,6 +147,27 @@ class Round {
     bool was_running() const { return was_running_; }
 
   private:
+    // Before any wait for the monitor, because QEMU's main loop may be waiting for its stream. A background snapshot is
+    // read to its end, because QEMU 7.2 leaves the guest's memory write-protected otherwise.
+    void end_stream() {
+        if (!stream_.valid()) {
+            release_guard();
+            return;
+        }
+        if (options_.method != RoundMethod::sealed_live) {
+            abandon(stream_);
+        } else {
+            const Status ended = discard(std::move(stream_), clock_);
+            if (!ended.ok()) log_.warning("capture " + client_.path() + ": " + ended.error().message());
+        }
+        release_guard();
+    }
+
+    void release_guard() {
+        if (held_) options_.guard->release(guard_number_);
+        held_ = false;
+    }
+
     Status check_state() {
         const auto guest = query_guest(client_);
         if (!guest.ok()) return guest.error();
@@ -175,11 +197,19 @@ class Round {
         EVAC_TRY(stop_guest());
         EVAC_TRY(limits_.check(clock_.now_ns(), clock_.now_ns()));
         EVAC_TRY(client_.execute("migrate", Json{{"uri", socket->uri()}}));
-        WaitLimits accept_limits = limits_;
-        if (snapshot) accept_limits.cancel = nullptr;  // see discard_rest()
-        auto stream = socket->accept(clock_, accept_limits, [this] { return check_not_over(client_); });
+        // Not to be cancelled: a stream that QEMU has begun must be ended in an orderly way.
+        WaitLimits connect;
+        connect.deadline_ns = clock_.now_ns() + uint64_t{kConnectMs} * kNsPerMs;
+        connect.silence_ns = uint64_t{kConnectMs} * kNsPerMs;
+        auto stream = socket->accept(clock_, connect, [this] { return check_not_over(client_); });
         if (!stream.ok()) return stream.error();
         stream_ = std::move(stream).value();
+        if (options_.guard != nullptr && snapshot) {
+            guard_number_ = start_ns_;
+            const Status held = options_.guard->hold(guard_number_, stream_.get());
+            if (!held.ok()) log_.warning("capture " + client_.path() + ": " + held.error().message());
+            held_ = held.ok();
+        }
         EVAC_TRY(read_stream());
         EVAC_TRY(await_completed());
         if (options_.method != RoundMethod::final_stopped) EVAC_TRY(await_running());
@@ -214,29 +244,15 @@ class Round {
             EVAC_TRY(parser.push(chunk));
             return true;
         };
-        const Status drained = drain(stream_.get(), clock_, limits_, take, [&] { watch_resume(parser); });
-        if (!drained.ok() && options_.method == RoundMethod::sealed_live) discard_rest();
-        stream_.reset();
-        EVAC_TRY(drained);
+        EVAC_TRY(drain(stream_.get(), clock_, limits_, take, [&] { watch_resume(parser); }));
+        stream_.reset();  // QEMU has closed its side
+        release_guard();
         auto device_state = parser.finish();
         if (!device_state.ok()) return with_reason(device_state.error());
         result_.device_state = std::move(device_state).value();
         result_.stream_bytes = parser.stream_bytes();
         result_.pages_missing = filter_.missing();
         return {};
-    }
-
-    // A background snapshot that is broken off can leave QEMU 7.2's write protection in place, with the vCPU waiting in a
-    // fault that nobody resolves (seen here: the next `stop` never returned). Reading it to its end costs a second at
-    // most and never does that; migrate_cancel is for what does not end by itself.
-    void discard_rest() {
-        WaitLimits limits;
-        limits.deadline_ns = clock_.now_ns() + kDiscardNs;
-        limits.silence_ns = limits_.silence_ns;
-        const auto ignore = [](ByteSpan) -> Result<bool> { return true; };
-        const Status ended = drain(stream_.get(), clock_, limits, ignore, [] {});
-        if (!ended.ok()) return;  // recover() cancels
-        static_cast<void>(await_migration_end(client_, false, clock_, limits.deadline_ns).ok());
     }
 
     // Between two reads: picks up RESUME without waiting for it. From QEMU 8.2 on [not tried here] a background snapshot
@@ -302,6 +318,8 @@ class Round {
     WaitLimits limits_;
     SavedSettings saved_;
     UniqueFd stream_;
+    uint64_t guard_number_ = 0;
+    bool held_ = false;  // by the guard
     uint64_t start_ns_ = 0;
     bool was_running_ = false;
     bool touched_ = false;  // something of the VM was changed: a failure needs recovery
@@ -334,15 +352,41 @@ Result<RoundResult> RoundRunner::run(const RoundOptions& options, PageSink& sink
 
 Status RoundRunner::resume_after_final() {
     if (!ran_before_final_) return {};
-    EVAC_TRY(ensure_running(client_, clock_, log_));
+    Recovery recovery;
+    recovery.was_running = true;
+    recovery.limit_ms = kRecoveryMs;
+    EVAC_TRY(recover(client_, recovery, clock_, log_));
     ran_before_final_ = false;
     return {};
 }
 
-Status ensure_running(qmp::Client& client, const Clock& clock, Logger& log) {
-    SavedSettings leftovers;  // of a gateway that was killed in a round
-    leftovers.capabilities.emplace_back("background-snapshot", false);
-    return recover(client, true, leftovers, clock, log, kRecoveryMs);
+Status ensure_running(qmp::Client& client, const std::string& run_dir, const Clock& clock, Logger& log) {
+    // A guard of the gateway that died may be reading its last stream to the end: give it time before cancelling.
+    const uint64_t deadline_ns = clock.now_ns() + uint64_t{kRecoveryMs} * kNsPerMs;
+    const auto state = await_migration_end(client, false, clock, deadline_ns);
+    if (!state.ok()) log.warning("capture " + client.path() + ": " + state.error().message());
+    Recovery recovery;
+    recovery.was_running = true;
+    recovery.saved.capabilities.emplace_back("background-snapshot", false);
+    recovery.run_dir = run_dir;
+    recovery.limit_ms = kRecoveryMs;
+    return recover(client, recovery, clock, log);
+}
+
+Result<std::unique_ptr<qmp::Client>> connect_or_rescue(const std::string& qmp_socket_path, int timeout_ms, Logger& log) {
+    auto client = qmp::Client::connect(qmp_socket_path, timeout_ms);
+    if (client.ok() || client.error().code != Errc::timeout) return client;
+    const auto pid = listener_pid(qmp_socket_path);
+    if (!pid.ok()) return client;
+    const auto lifted = lift_write_protection(*pid);
+    if (!lifted.ok()) {
+        Error error = client.error();
+        error.context += "; " + lifted.error().message();
+        return error;
+    }
+    if (*lifted == 0) return client;
+    log.warning("QMP " + qmp_socket_path + ": QEMU hung in write-protected memory and was freed");
+    return qmp::Client::connect(qmp_socket_path, timeout_ms);
 }
 
 }  // namespace evac::prestage

@@ -75,7 +75,6 @@ class Qemu {
         for (std::string& word : words) argv.push_back(word.data());
         argv.push_back(nullptr);
         if (::posix_spawnp(&pid_, argv[0], nullptr, nullptr, argv.data(), environ) != 0) pid_ = 0;
-        for (int i = 0; i < 500 && !std::filesystem::exists(qmp_path_); ++i) nap_ms(10);
     }
     ~Qemu() { kill_now(); }
 
@@ -95,6 +94,16 @@ class Qemu {
         return count;
     }
     const std::string& qmp_path() const { return qmp_path_; }
+    // The monitor may take a moment to listen.
+    std::unique_ptr<qmp::Client> connect() const {
+        auto client = qmp::Client::connect(qmp_path_);
+        for (int i = 0; i < 1000 && !client.ok(); ++i) {
+            nap_ms(10);
+            client = qmp::Client::connect(qmp_path_);
+        }
+        EXPECT_TRUE(client.ok()) << client.error().message();
+        return client.ok() ? std::move(client).value() : nullptr;
+    }
 
     static void nap_ms(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
 
@@ -123,6 +132,16 @@ class Qemu {
     const TempDir& dir_;
     std::string qmp_path_;
     pid_t pid_ = 0;
+};
+
+// Counts warnings, so that a test can tell whether a round had to be rescued.
+class CountingLogger final : public Logger {
+  public:
+    void write(LogLevel level, std::string_view text) override {
+        if (level >= LogLevel::warning) last_warning = text, ++warnings;
+    }
+    int warnings = 0;
+    std::string last_warning;
 };
 
 // Away's copy, as far as these tests need one.

@@ -7,41 +7,56 @@ namespace evac::alert {
 
 const char* to_string(Source source) {
     switch (source) {
-        case Source::jma: return "jma";
-        case Source::cap: return "cap";
-        case Source::json: return "json";
-        case Source::power: return "power";
+        case Source::jma:
+            return "jma";
+        case Source::cap:
+            return "cap";
+        case Source::json:
+            return "json";
+        case Source::power:
+            return "power";
     }
     return "unknown";
 }
 
 const char* to_string(Reality reality) {
     switch (reality) {
-        case Reality::actual: return "actual";
-        case Reality::exercise: return "exercise";
-        case Reality::test: return "test";
+        case Reality::actual:
+            return "actual";
+        case Reality::exercise:
+            return "exercise";
+        case Reality::test:
+            return "test";
     }
     return "unknown";
 }
 
 const char* to_string(Kind kind) {
     switch (kind) {
-        case Kind::alert: return "alert";
-        case Kind::update: return "update";
-        case Kind::cancel: return "cancel";
+        case Kind::alert:
+            return "alert";
+        case Kind::update:
+            return "update";
+        case Kind::cancel:
+            return "cancel";
     }
     return "unknown";
 }
 
 namespace {
-constexpr const char* kIntensities[] = {"none", "0", "1", "2", "3", "4", "5-", "5+", "6-", "6+", "7"};
+constexpr const char* kIntensities[] = {"none", "0",  "1",  "2",  "3", "4",
+                                        "5-",   "5+", "6-", "6+", "7"};
 
-// Bytes of the UTF-8 sequence that starts the text; 0 = not valid (overlong, surrogate, above U+10FFFF, cut off).
+// Bytes of the UTF-8 sequence that starts the text; 0 = not valid (overlong, surrogate, above
+// U+10FFFF, cut off).
 size_t sequence_bytes(std::string_view text) {
     const auto byte = [text](size_t i) { return static_cast<unsigned char>(text[i]); };
     const unsigned char lead = byte(0);
     if (lead < 0x80) return 1;
-    const size_t size = lead >= 0xc2 && lead <= 0xdf ? 2 : (lead & 0xf0) == 0xe0 ? 3 : lead >= 0xf0 && lead <= 0xf4 ? 4 : 0;
+    const size_t size = lead >= 0xc2 && lead <= 0xdf   ? 2
+                        : (lead & 0xf0) == 0xe0        ? 3
+                        : lead >= 0xf0 && lead <= 0xf4 ? 4
+                                                       : 0;
     if (size == 0 || size > text.size()) return 0;
     for (size_t i = 1; i < size; ++i) {
         if ((byte(i) & 0xc0) != 0x80) return 0;
@@ -60,7 +75,7 @@ size_t first_bad_byte(std::string_view text) {
     }
     return std::string_view::npos;
 }
-}
+}  // namespace
 
 std::optional<Intensity> intensity_from(std::string_view text) {
     for (size_t i = 1; i < std::size(kIntensities); ++i) {
@@ -69,11 +84,14 @@ std::optional<Intensity> intensity_from(std::string_view text) {
     return std::nullopt;
 }
 
-const char* to_string(Intensity intensity) { return kIntensities[static_cast<size_t>(intensity)]; }
+const char* to_string(Intensity intensity) {
+    return kIntensities[static_cast<size_t>(intensity)];
+}
 
 std::string clipped(std::string_view utf8, size_t bytes_max) {
     if (utf8.size() <= bytes_max) return std::string(utf8);
-    while (bytes_max > 0 && (static_cast<unsigned char>(utf8[bytes_max]) & 0xc0) == 0x80) --bytes_max;
+    while (bytes_max > 0 && (static_cast<unsigned char>(utf8[bytes_max]) & 0xc0) == 0x80)
+        --bytes_max;
     return std::string(utf8.substr(0, bytes_max));
 }
 
@@ -85,7 +103,8 @@ bool has_control_characters(std::string_view text) {
 }
 
 Result<Alert> parse_alert(std::string_view, std::string_view body) {
-    if (body.size() > kBodyBytesMax) return make_error(Errc::invalid_argument, "alert: at most 1 MiB is accepted");
+    if (body.size() > kBodyBytesMax)
+        return make_error(Errc::invalid_argument, "alert: at most 1 MiB is accepted");
     if (const size_t bad = first_bad_byte(body); bad != std::string_view::npos) {
         return make_error(Errc::corrupt, "alert: byte " + std::to_string(bad) + " is not UTF-8");
     }
@@ -93,7 +112,8 @@ Result<Alert> parse_alert(std::string_view, std::string_view body) {
     if (first == std::string_view::npos) return make_error(Errc::corrupt, "alert: empty body");
     if (body[first] == '{') return parse_json_alert(body);
     if (body[first] == '<') return parse_xml_alert(body);
-    return make_error(Errc::corrupt, "alert: JMA disaster XML, CAP 1.2 or a JSON object is accepted");
+    return make_error(Errc::corrupt,
+                      "alert: JMA disaster XML, CAP 1.2 or a JSON object is accepted");
 }
 
 }  // namespace evac::alert

@@ -32,37 +32,44 @@ bool inside(const std::vector<Position>& polygon, const Position& p) {
         const auto& b = polygon[j];
         if ((a.latitude > p.latitude) == (b.latitude > p.latitude)) continue;
         const double crossing =
-            (b.longitude - a.longitude) * (p.latitude - a.latitude) / (b.latitude - a.latitude) + a.longitude;
+            (b.longitude - a.longitude) * (p.latitude - a.latitude) / (b.latitude - a.latitude) +
+            a.longitude;
         if (p.longitude < crossing) in = !in;
     }
     return in;
 }
 
 // Whether the rule's intensity is reached at the site, and the comparison in words.
-bool intensity_reached(const Rule& rule, const std::optional<Position>& site, const Alert& alert, std::string& why) {
+bool intensity_reached(const Rule& rule, const std::optional<Position>& site, const Alert& alert,
+                       std::string& why) {
     const Intensity wanted = *rule.min_intensity;
     if (!rule.areas.empty()) {
         std::optional<Intensity> best;
         for (const auto& area : alert.areas) {
-            if (std::find(rule.areas.begin(), rule.areas.end(), area.code) == rule.areas.end()) continue;
+            if (std::find(rule.areas.begin(), rule.areas.end(), area.code) == rule.areas.end())
+                continue;
             if (!best || area.intensity > *best) best = area.intensity;
         }
         if (best) {
-            why = std::string("area intensity ") + to_string(*best) + " against " + to_string(wanted);
+            why =
+                std::string("area intensity ") + to_string(*best) + " against " + to_string(wanted);
             if (*best >= wanted) return true;
         }
     }
     // A placeholder magnitude (assumed hypocentre) says nothing about the shaking here.
     if (site && alert.epicentre && alert.magnitude && !alert.assumed_hypocentre) {
         const double distance = distance_km(*site, *alert.epicentre);
-        const double estimate =
-            estimated_intensity(*alert.magnitude, alert.depth_km.value_or(10), distance, kAmplification) + kSigma;
-        why = "estimated intensity " + one_decimal(estimate) + " at the site (M" + one_decimal(*alert.magnitude) + ", " +
-              one_decimal(distance) + " km) against " + to_string(wanted);
+        const double estimate = estimated_intensity(*alert.magnitude, alert.depth_km.value_or(10),
+                                                    distance, kAmplification) +
+                                kSigma;
+        why = "estimated intensity " + one_decimal(estimate) + " at the site (M" +
+              one_decimal(*alert.magnitude) + ", " + one_decimal(distance) + " km) against " +
+              to_string(wanted);
         if (estimate >= lower_bound(wanted)) return true;
     }
     if (rule.areas.empty() && alert.max_intensity && !(site && alert.epicentre)) {
-        why = std::string("greatest intensity ") + to_string(*alert.max_intensity) + " against " + to_string(wanted);
+        why = std::string("greatest intensity ") + to_string(*alert.max_intensity) + " against " +
+              to_string(wanted);
         return *alert.max_intensity >= wanted;
     }
     if (why.empty()) why = "the alert says nothing about the intensity here";
@@ -71,7 +78,8 @@ bool intensity_reached(const Rule& rule, const std::optional<Position>& site, co
 
 bool area_named(const Rule& rule, const Alert& alert) {
     for (const auto& area : alert.areas) {
-        if (std::find(rule.areas.begin(), rule.areas.end(), area.code) != rule.areas.end()) return true;
+        if (std::find(rule.areas.begin(), rule.areas.end(), area.code) != rule.areas.end())
+            return true;
     }
     return false;
 }
@@ -87,7 +95,8 @@ bool in_shape(const std::optional<Position>& site, const Alert& alert) {
     return false;
 }
 
-bool applies(const Rule& rule, const std::optional<Position>& site, const Alert& alert, std::string& why) {
+bool applies(const Rule& rule, const std::optional<Position>& site, const Alert& alert,
+             std::string& why) {
     if (rule.source && *rule.source != alert.source) return false;
     if (alert.urgency == "Past" || alert.certainty == "Unlikely") {
         why = "past, unlikely or all clear";
@@ -99,13 +108,15 @@ bool applies(const Rule& rule, const std::optional<Position>& site, const Alert&
         return false;
     }
     if (rule.max_distance_km > 0) {
-        if (!site || !alert.epicentre || distance_km(*site, *alert.epicentre) > rule.max_distance_km) {
+        if (!site || !alert.epicentre ||
+            distance_km(*site, *alert.epicentre) > rule.max_distance_km) {
             why = "farther than " + one_decimal(rule.max_distance_km) + " km or not located";
             return false;
         }
     }
     if (rule.min_intensity) {
-        // CAP has no intensity: its area must hold the site, and its severity must be Severe or Extreme.
+        // CAP has no intensity: its area must hold the site, and its severity must be Severe or
+        // Extreme.
         if (alert.source == Source::cap) {
             const bool severe = alert.severity == "Severe" || alert.severity == "Extreme";
             const bool here = area_named(rule, alert) || in_shape(site, alert);
@@ -119,7 +130,8 @@ bool applies(const Rule& rule, const std::optional<Position>& site, const Alert&
         why = "none of the rule's areas is named";
         return false;
     }
-    why = alert.source == Source::power ? "power event " + alert.power_event : std::string("rule without an intensity");
+    why = alert.source == Source::power ? "power event " + alert.power_event
+                                        : std::string("rule without an intensity");
     return true;
 }
 
@@ -127,11 +139,16 @@ bool applies(const Rule& rule, const std::optional<Position>& site, const Alert&
 
 const char* to_string(Action action) {
     switch (action) {
-        case Action::none: return "none";
-        case Action::exercise: return "exercise";
-        case Action::arm: return "arm";
-        case Action::evacuate: return "evacuate";
-        case Action::cancel: return "cancel";
+        case Action::none:
+            return "none";
+        case Action::exercise:
+            return "exercise";
+        case Action::arm:
+            return "arm";
+        case Action::evacuate:
+            return "evacuate";
+        case Action::cancel:
+            return "cancel";
     }
     return "unknown";
 }
@@ -139,16 +156,19 @@ const char* to_string(Action action) {
 double distance_km(const Position& a, const Position& b) {
     const double lat1 = a.latitude * kPi / 180, lat2 = b.latitude * kPi / 180;
     const double dlat = lat2 - lat1, dlon = (b.longitude - a.longitude) * kPi / 180;
-    const double h = std::pow(std::sin(dlat / 2), 2) + std::cos(lat1) * std::cos(lat2) * std::pow(std::sin(dlon / 2), 2);
+    const double h = std::pow(std::sin(dlat / 2), 2) +
+                     std::cos(lat1) * std::cos(lat2) * std::pow(std::sin(dlon / 2), 2);
     return 2 * kEarthKm * std::asin(std::min(1.0, std::sqrt(h)));
 }
 
-double estimated_intensity(double magnitude_jma, double depth_km, double epicentral_distance_km, double amplification) {
+double estimated_intensity(double magnitude_jma, double depth_km, double epicentral_distance_km,
+                           double amplification) {
     const double mw = magnitude_jma - 0.171;
-    const double hypocentral = std::sqrt(epicentral_distance_km * epicentral_distance_km + depth_km * depth_km);
+    const double hypocentral =
+        std::sqrt(epicentral_distance_km * epicentral_distance_km + depth_km * depth_km);
     const double x = std::max(3.0, hypocentral - 0.5 * std::pow(10, 0.5 * mw - 1.85));
-    const double log_pgv600 =
-        0.58 * mw + 0.0038 * depth_km - 1.29 - std::log10(x + 0.0028 * std::pow(10, 0.5 * mw)) - 0.002 * x;
+    const double log_pgv600 = 0.58 * mw + 0.0038 * depth_km - 1.29 -
+                              std::log10(x + 0.0028 * std::pow(10, 0.5 * mw)) - 0.002 * x;
     const double pgv = std::pow(10, log_pgv600) * 1.31 * amplification;
     return 2.68 + 1.72 * std::log10(pgv);
 }
@@ -162,7 +182,8 @@ void RuleEngine::Telegrams::add(const std::string& telegram) {
     }
 }
 
-// A CAP message may refer to the last update only: follow what is known, rather one that was acted on.
+// A CAP message may refer to the last update only: follow what is known, rather one that was acted
+// on.
 std::string RuleEngine::Memory::event_of(const Alert& alert) const {
     std::string found = alert.event_id;
     bool known = false;
@@ -180,8 +201,9 @@ RuleEngine::Event& RuleEngine::Memory::event(const std::string& id) {
     const auto found = events.find(id);
     if (found != events.end()) return found->second;
     if (order.size() >= kEventsMax) {
-        auto oldest = std::find_if(order.begin(), order.end(),
-                                   [this](const auto& name) { return events.at(name).acted == Action::none; });
+        auto oldest = std::find_if(order.begin(), order.end(), [this](const auto& name) {
+            return events.at(name).acted == Action::none;
+        });
         if (oldest == order.end()) oldest = order.begin();
         for (const auto& message : events.at(*oldest).messages) event_of_message.erase(message);
         events.erase(*oldest);
@@ -191,7 +213,9 @@ RuleEngine::Event& RuleEngine::Memory::event(const std::string& id) {
     return events[id];
 }
 
-void RuleEngine::remember(const std::string& telegram) { live_.telegrams.add(telegram); }
+void RuleEngine::remember(const std::string& telegram) {
+    live_.telegrams.add(telegram);
+}
 
 void RuleEngine::remember_action(const std::string& event_id, Action action) {
     if (action == Action::arm || action == Action::evacuate) {
@@ -210,7 +234,9 @@ Decision RuleEngine::decide(const Alert& alert, int64_t now_unix_s) {
     Decision decision;
     const std::string id = memory.event_of(alert);
     decision.event_id = live ? id : std::string(to_string(alert.reality)) + "/" + id;
-    if (live_.telegrams.known.count(alert.telegram) + drills_.telegrams.known.count(alert.telegram) != 0) {
+    if (live_.telegrams.known.count(alert.telegram) +
+            drills_.telegrams.known.count(alert.telegram) !=
+        0) {
         decision.duplicate = true;
         decision.reason = "seen before";
         return decision;
@@ -234,22 +260,26 @@ void RuleEngine::judge(const Alert& alert, Event& event, int64_t now_unix_s, Dec
     const bool cancels = alert.kind == Kind::cancel;
     if (event.serials.size() < kTypesMax || event.serials.count(alert.type) != 0) {
         Newest& newest = event.serials[alert.type];
-        const bool older = alert.serial < newest.serial || (alert.serial == newest.serial && newest.cancelled && !cancels);
+        const bool older = alert.serial < newest.serial ||
+                           (alert.serial == newest.serial && newest.cancelled && !cancels);
         if (alert.serial != 0 && older) {
-            decision.reason = "older than what came before (serial " + std::to_string(alert.serial) + " after " +
-                              std::to_string(newest.serial) + (newest.cancelled ? ", a cancel)" : ")");
+            decision.reason =
+                "older than what came before (serial " + std::to_string(alert.serial) + " after " +
+                std::to_string(newest.serial) + (newest.cancelled ? ", a cancel)" : ")");
             return;
         }
         newest = {std::max(newest.serial, alert.serial), cancels};
     }
     if (cancels) return cancel(alert, event, decision);
-    // CAP has no serials, and a delivery that is tried again may come after its cancel; a new danger has a new message.
+    // CAP has no serials, and a delivery that is tried again may come after its cancel; a new
+    // danger has a new message.
     if (event.cancelled && alert.source == Source::cap) {
         decision.reason = "cancelled before it came";
         return;
     }
     if (alert.expires_unix_s && *alert.expires_unix_s + kExpiryGraceS < now_unix_s) {
-        decision.reason = "expired " + std::to_string(now_unix_s - *alert.expires_unix_s) + " s ago";
+        decision.reason =
+            "expired " + std::to_string(now_unix_s - *alert.expires_unix_s) + " s ago";
         return;
     }
     event.cancelled = false;
@@ -257,22 +287,29 @@ void RuleEngine::judge(const Alert& alert, Event& event, int64_t now_unix_s, Dec
     std::tie(wanted, decision.reason) = strongest_rule(alert);
     if (wanted == Action::none) return;
     if (wanted == Action::evacuate && rules_.sources_needed > 1) {
-        // Sources name the same earthquake differently: what calls within the window counts, whatever its name.
-        std::erase_if(calls_, [now_unix_s](const auto& c) { return now_unix_s - c.second.unix_s > kSourcesWindowS; });
+        // Sources name the same earthquake differently: what calls within the window counts,
+        // whatever its name.
+        std::erase_if(calls_, [now_unix_s](const auto& c) {
+            return now_unix_s - c.second.unix_s > kSourcesWindowS;
+        });
         if (live) calls_[alert.source] = {now_unix_s, decision.event_id};
         if (static_cast<int>(calls_.size()) < rules_.sources_needed) {
-            decision.reason += "; " + std::to_string(calls_.size()) + " of " + std::to_string(rules_.sources_needed) +
+            decision.reason += "; " + std::to_string(calls_.size()) + " of " +
+                               std::to_string(rules_.sources_needed) +
                                " sources call for it: armed";
             wanted = Action::arm;
         }
     }
     if (!live) {
         decision.action = Action::exercise;
-        decision.reason = std::string("exercise: would ") + to_string(wanted) + ": " + decision.reason;
+        decision.reason =
+            std::string("exercise: would ") + to_string(wanted) + ": " + decision.reason;
         return;
     }
     if (wanted <= event.acted) {
-        decision.reason = (event.acted == Action::arm ? "already armed: " : "already evacuating: ") + decision.reason;
+        decision.reason =
+            (event.acted == Action::arm ? "already armed: " : "already evacuating: ") +
+            decision.reason;
         return;
     }
     event.acted = wanted;
@@ -287,9 +324,11 @@ void RuleEngine::cancel(const Alert& alert, Event& event, Decision& decision) {
         return;
     }
     // A source that has taken its word back is no second source for another one.
-    std::erase_if(calls_, [&](const auto& call) { return call.second.event_id == decision.event_id; });
+    std::erase_if(calls_,
+                  [&](const auto& call) { return call.second.event_id == decision.event_id; });
     decision.action = event.acted == Action::none ? Action::none : Action::cancel;
-    decision.reason = event.acted == Action::none ? "cancelled before anything was done" : "the source cancels it";
+    decision.reason =
+        event.acted == Action::none ? "nothing under way to cancel" : "the source cancels it";
     event.acted = Action::none;
 }
 

@@ -24,17 +24,22 @@ constexpr size_t kSignaturesMax = 16;
 
 constexpr size_t kSecretFileBytesMax = 1024;
 
-// Empty = not base64. EVP_DecodeBlock alone takes blanks around the text and "=" inside it as zeros.
+// Empty = not base64. EVP_DecodeBlock alone takes blanks around the text and "=" inside it as
+// zeros.
 std::vector<unsigned char> decode_base64(std::string_view text) {
     if (text.empty() || text.size() % 4 != 0) return {};
-    const std::string_view digits = text.substr(0, text.size() - (text.ends_with("==") ? 2 : text.ends_with('=') ? 1 : 0));
-    if (digits.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/") !=
+    const std::string_view digits = text.substr(0, text.size() - (text.ends_with("==")  ? 2
+                                                                  : text.ends_with('=') ? 1
+                                                                                        : 0));
+    if (digits.find_first_not_of(
+            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/") !=
         std::string_view::npos) {
         return {};
     }
     std::vector<unsigned char> out(text.size() / 4 * 3);
-    const int size = EVP_DecodeBlock(out.data(), reinterpret_cast<const unsigned char*>(text.data()),
-                                     static_cast<int>(text.size()));
+    const int size =
+        EVP_DecodeBlock(out.data(), reinterpret_cast<const unsigned char*>(text.data()),
+                        static_cast<int>(text.size()));
     if (size < 0) return {};
     out.resize(static_cast<size_t>(size) - (text.size() - digits.size()));
     return out;
@@ -42,16 +47,20 @@ std::vector<unsigned char> decode_base64(std::string_view text) {
 
 Result<std::vector<unsigned char>> key_of(std::string_view secret) {
     if (secret.substr(0, kPrefix.size()) != kPrefix) {
-        return make_error(Errc::invalid_argument, "webhook secret: \"whsec_\" and base64 of 24 to 64 bytes is accepted");
+        return make_error(Errc::invalid_argument,
+                          "webhook secret: \"whsec_\" and base64 of 24 to 64 bytes is accepted");
     }
     auto key = decode_base64(secret.substr(kPrefix.size()));
     if (key.size() < kKeyBytesMin || key.size() > kKeyBytesMax) {
-        return make_error(Errc::invalid_argument, "webhook secret: \"whsec_\" and base64 of 24 to 64 bytes is accepted");
+        return make_error(Errc::invalid_argument,
+                          "webhook secret: \"whsec_\" and base64 of 24 to 64 bytes is accepted");
     }
     return key;
 }
 
-Error refused(const std::string& why) { return make_error(Errc::refused, why); }
+Error refused(const std::string& why) {
+    return make_error(Errc::refused, why);
+}
 
 }  // namespace
 
@@ -59,29 +68,35 @@ Status verify_webhook(const WebhookHeaders& headers, std::string_view body, std:
                       int64_t now_unix_s) {
     auto key = key_of(secret);
     EVAC_TRY(key);
-    if (headers.id.empty() || headers.id.size() > kHeaderBytesMax) return refused("webhook-id: missing or too long");
-    // The dot parts the signed content: with one in the id, bytes could move between id, timestamp and body.
-    if (headers.id.find('.') != std::string::npos) return refused("webhook-id: must not hold a \".\"");
+    if (headers.id.empty() || headers.id.size() > kHeaderBytesMax)
+        return refused("webhook-id: missing or too long");
+    // The dot parts the signed content: with one in the id, bytes could move between id, timestamp
+    // and body.
+    if (headers.id.find('.') != std::string::npos)
+        return refused("webhook-id: must not hold a \".\"");
     if (headers.signature.empty() || headers.signature.size() > kHeaderBytesMax) {
         return refused("webhook-signature: missing or too long");
     }
     int64_t timestamp = 0;
     const char* end = headers.timestamp.data() + headers.timestamp.size();
     const auto parsed = std::from_chars(headers.timestamp.data(), end, timestamp);
-    if (headers.timestamp.empty() || parsed.ec != std::errc() || parsed.ptr != end || timestamp < 0) {
+    if (headers.timestamp.empty() || parsed.ec != std::errc() || parsed.ptr != end ||
+        timestamp < 0) {
         return refused("webhook-timestamp: whole seconds since 1970 are accepted");
     }
     // Compared without a subtraction that a hostile number could overflow.
     if (timestamp > now_unix_s + kToleranceS || timestamp < now_unix_s - kToleranceS) {
-        return refused("webhook-timestamp: " + headers.timestamp + " is more than " + std::to_string(kToleranceS) +
-                       " s away from this gateway's clock (" + std::to_string(now_unix_s) + ")");
+        return refused("webhook-timestamp: " + headers.timestamp + " is more than " +
+                       std::to_string(kToleranceS) + " s away from this gateway's clock (" +
+                       std::to_string(now_unix_s) + ")");
     }
     std::string content = headers.id + "." + headers.timestamp + ".";
     content += body;
     std::array<unsigned char, EVP_MAX_MD_SIZE> mac{};
     unsigned int mac_size = 0;
     if (HMAC(EVP_sha256(), key->data(), static_cast<int>(key->size()),
-             reinterpret_cast<const unsigned char*>(content.data()), content.size(), mac.data(), &mac_size) == nullptr) {
+             reinterpret_cast<const unsigned char*>(content.data()), content.size(), mac.data(),
+             &mac_size) == nullptr) {
         return make_error(Errc::internal, "HMAC-SHA256 failed");
     }
     bool match = false;
@@ -93,7 +108,9 @@ Status verify_webhook(const WebhookHeaders& headers, std::string_view body, std:
         if (one.substr(0, 3) != "v1,") continue;
         const auto given = decode_base64(one.substr(3));
         // Every candidate is compared in full, in constant time.
-        match = (given.size() == mac_size && CRYPTO_memcmp(given.data(), mac.data(), mac_size) == 0) || match;
+        match =
+            (given.size() == mac_size && CRYPTO_memcmp(given.data(), mac.data(), mac_size) == 0) ||
+            match;
     }
     if (!match) return refused("webhook-signature: no v1 signature matches this gateway's secret");
     return {};
@@ -105,7 +122,8 @@ Result<std::string> load_webhook_secret(const std::string& path) {
     if (!file.valid()) return io_error(field);
     struct stat info {};
     if (::fstat(file.get(), &info) != 0) return io_error(field);
-    if (!S_ISREG(info.st_mode)) return make_error(Errc::invalid_argument, field + ": a regular file is accepted");
+    if (!S_ISREG(info.st_mode))
+        return make_error(Errc::invalid_argument, field + ": a regular file is accepted");
     if ((info.st_mode & 077) != 0) {
         return make_error(Errc::refused, field + ": others may read it; mode 0600 is accepted");
     }

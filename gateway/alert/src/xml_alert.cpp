@@ -40,7 +40,8 @@ std::string text(const pugi::xml_node& node, size_t bytes_max = kTextMax) {
     const std::string_view value = node.child_value();
     const size_t begin = value.find_first_not_of(" \t\r\n");
     if (begin == std::string_view::npos) return {};
-    std::string out = clipped(value.substr(begin, value.find_last_not_of(" \t\r\n") - begin + 1), bytes_max);
+    std::string out =
+        clipped(value.substr(begin, value.find_last_not_of(" \t\r\n") - begin + 1), bytes_max);
     for (char& c : out) {
         if (has_control_characters({&c, 1})) c = ' ';
     }
@@ -51,7 +52,8 @@ std::optional<double> number(std::string_view value) {
     if (!value.empty() && value.front() == '+') value.remove_prefix(1);
     double out = 0;
     const auto parsed = std::from_chars(value.data(), value.data() + value.size(), out);
-    if (value.empty() || parsed.ec != std::errc() || parsed.ptr != value.data() + value.size() || !std::isfinite(out)) {
+    if (value.empty() || parsed.ec != std::errc() || parsed.ptr != value.data() + value.size() ||
+        !std::isfinite(out)) {
         return std::nullopt;
     }
     return out;
@@ -62,7 +64,8 @@ void read_coordinate(const std::string& value, Alert& alert) {
     std::vector<double> parts;
     size_t begin = 0;
     for (size_t i = 1; i <= value.size() && parts.size() < 3; ++i) {
-        const bool ends = i == value.size() || value[i] == '+' || value[i] == '-' || value[i] == '/';
+        const bool ends =
+            i == value.size() || value[i] == '+' || value[i] == '-' || value[i] == '/';
         if (!ends) continue;
         const auto part = number(std::string_view(value).substr(begin, i - begin));
         if (!part) return;
@@ -76,7 +79,8 @@ void read_coordinate(const std::string& value, Alert& alert) {
     if (depth_km >= 0 && depth_km <= 800) alert.depth_km = depth_km;
 }
 
-// From..To. "over" means From or above: From is what is certain. 不明 (unknown) leaves what is known.
+// From..To. "over" means From or above: From is what is certain. 不明 (unknown) leaves what is
+// known.
 std::optional<Intensity> forecast(const pugi::xml_node& node) {
     const auto to = intensity_from(text(child(node, "To")));
     const auto from = intensity_from(text(child(node, "From")));
@@ -85,7 +89,9 @@ std::optional<Intensity> forecast(const pugi::xml_node& node) {
 
 // The telegram type, which the body does not name, from the title; empty = none of ours.
 std::string_view type_of(std::string_view title) {
-    const auto has = [title](std::string_view part) { return title.find(part) != std::string_view::npos; };
+    const auto has = [title](std::string_view part) {
+        return title.find(part) != std::string_view::npos;
+    };
     if (!has("緊急地震速報")) return {};
     if (has("テスト")) return "VXSE42";
     if (has("警報")) return "VXSE43";
@@ -107,7 +113,8 @@ Result<Alert> parse_jma(const pugi::xml_node& report) {
     if (alert.type.empty()) {
         return make_error(Errc::invalid_argument,
                           "Control/Title: \"" + title +
-                              "\" is not an earthquake early warning (緊急地震速報: 警報, 予報, 地震動予報, 配信テスト)");
+                              "\" is not an earthquake early warning (緊急地震速報: 警報, 予報, "
+                              "地震動予報, 配信テスト)");
     }
     alert.event_id = text(child(head, "EventID"));
     if (alert.event_id.empty()) return make_error(Errc::invalid_argument, "Head/EventID: missing");
@@ -121,15 +128,18 @@ Result<Alert> parse_jma(const pugi::xml_node& report) {
     } else if (info_type == "訂正") {
         alert.kind = Kind::update;
     } else {
-        return make_error(Errc::invalid_argument, "Head/InfoType: \"" + info_type + "\"; 発表, 訂正, 取消 are accepted");
+        return make_error(Errc::invalid_argument,
+                          "Head/InfoType: \"" + info_type + "\"; 発表, 訂正, 取消 are accepted");
     }
     if (const auto value = number(serial); value && *value >= 0 && *value < 1e9) {
         alert.serial = static_cast<uint32_t>(*value);
     }
     // A cancel repeats the last serial: type, serial, kind and status all belong to the key.
-    alert.telegram = "jma/" + alert.type + "/" + alert.event_id + "/" + serial + "/" + info_type + "/" + status;
+    alert.telegram =
+        "jma/" + alert.type + "/" + alert.event_id + "/" + serial + "/" + info_type + "/" + status;
     const auto earthquake = child(report, "Body", "Earthquake");
-    alert.assumed_hypocentre = text(child(earthquake, "Condition")).find("仮定震源要素") != std::string::npos;
+    alert.assumed_hypocentre =
+        text(child(earthquake, "Condition")).find("仮定震源要素") != std::string::npos;
     read_coordinate(text(child(earthquake, "Hypocenter", "Area", "Coordinate")), alert);
     const auto magnitude = number(text(child(earthquake, "Magnitude")));  // "NaN" when unknown
     if (magnitude && std::abs(*magnitude) <= 10) alert.magnitude = magnitude;
@@ -151,7 +161,8 @@ std::optional<Position> position(std::string_view pair) {
     if (comma == std::string_view::npos) return std::nullopt;
     const auto latitude = number(pair.substr(0, comma));
     const auto longitude = number(pair.substr(comma + 1));
-    if (!latitude || !longitude || std::abs(*latitude) > 90 || std::abs(*longitude) > 180) return std::nullopt;
+    if (!latitude || !longitude || std::abs(*latitude) > 90 || std::abs(*longitude) > 180)
+        return std::nullopt;
     return Position{*latitude, *longitude};
 }
 
@@ -182,15 +193,17 @@ std::optional<Circle> circle(const std::string& value) {
 
 // "2026-11-21T02:30:00+09:00"
 std::optional<int64_t> unix_time(const std::string& value) {
-    unsigned year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0, zone_hour = 0, zone_minute = 0;
+    unsigned year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0, zone_hour = 0,
+             zone_minute = 0;
     char sign = 0;
-    const int fields = std::sscanf(value.c_str(), "%4u-%2u-%2uT%2u:%2u:%2u%c%2u:%2u", &year, &month, &day, &hour, &minute,
-                                   &second, &sign, &zone_hour, &zone_minute);
-    const bool zone = fields == 9 && (sign == '+' || sign == '-') && zone_hour <= 14 && zone_minute <= 59;
+    const int fields = std::sscanf(value.c_str(), "%4u-%2u-%2uT%2u:%2u:%2u%c%2u:%2u", &year, &month,
+                                   &day, &hour, &minute, &second, &sign, &zone_hour, &zone_minute);
+    const bool zone =
+        fields == 9 && (sign == '+' || sign == '-') && zone_hour <= 14 && zone_minute <= 59;
     if (!zone && !(fields == 7 && sign == 'Z')) return std::nullopt;
     if (year < 1970 || year > 9999 || hour > 23 || minute > 59 || second > 60) return std::nullopt;
-    const std::chrono::year_month_day date{std::chrono::year(static_cast<int>(year)), std::chrono::month(month),
-                                           std::chrono::day(day)};
+    const std::chrono::year_month_day date{std::chrono::year(static_cast<int>(year)),
+                                           std::chrono::month(month), std::chrono::day(day)};
     if (!date.ok()) return std::nullopt;
     const int64_t days = std::chrono::sys_days(date).time_since_epoch().count();
     const int64_t offset_s = (int64_t{zone_hour} * 60 + zone_minute) * 60 * (sign == '-' ? -1 : 1);
@@ -229,7 +242,8 @@ void read_areas(const pugi::xml_node& info, Alert& alert) {
 
 // 0: nothing to be done about it (past, unlikely, all clear).
 size_t rank_of(const pugi::xml_node& info) {
-    if (text(child(info, "urgency")) == "Past" || text(child(info, "certainty")) == "Unlikely") return 0;
+    if (text(child(info, "urgency")) == "Past" || text(child(info, "certainty")) == "Unlikely")
+        return 0;
     for (const auto& part : info.children()) {
         if (local_name(part) == "responseType" && text(part) == "AllClear") return 0;
     }
@@ -237,8 +251,9 @@ size_t rank_of(const pugi::xml_node& info) {
     return severity == "Extreme" ? 4 : severity == "Severe" ? 3 : severity == "Moderate" ? 2 : 1;
 }
 
-// One info per language or degree of danger: the severest counts, with the areas of all that are Severe at least (or
-// as severe as it): a wide Minor area must not borrow the severity of a small Extreme one.
+// One info per language or degree of danger: the severest counts, with the areas of all that are
+// Severe at least (or as severe as it): a wide Minor area must not borrow the severity of a small
+// Extreme one.
 void read_infos(const pugi::xml_node& root, Alert& alert) {
     pugi::xml_node severest;
     size_t best = 0;
@@ -257,7 +272,8 @@ void read_infos(const pugi::xml_node& root, Alert& alert) {
         read_areas(info, alert);
         const auto expires = unix_time(text(child(info, "expires")));
         endless = endless || !expires;
-        if (expires) alert.expires_unix_s = std::max(*expires, alert.expires_unix_s.value_or(*expires));
+        if (expires)
+            alert.expires_unix_s = std::max(*expires, alert.expires_unix_s.value_or(*expires));
     }
     if (endless) alert.expires_unix_s.reset();
 }
@@ -280,8 +296,9 @@ Result<Alert> parse_cap(const pugi::xml_node& root) {
     } else if (status == "Test" || status == "System" || status == "Draft") {
         alert.reality = Reality::test;
     } else {
-        return make_error(Errc::invalid_argument,
-                          "status: \"" + status + "\"; Actual, Exercise, System, Test, Draft are accepted");
+        return make_error(
+            Errc::invalid_argument,
+            "status: \"" + status + "\"; Actual, Exercise, System, Test, Draft are accepted");
     }
     const std::string type = text(child(root, "msgType"));
     if (type == "Alert") {
@@ -291,7 +308,8 @@ Result<Alert> parse_cap(const pugi::xml_node& root) {
     } else if (type == "Cancel") {
         alert.kind = Kind::cancel;
     } else {
-        return make_error(Errc::invalid_argument, "msgType: \"" + type + "\"; Alert, Update, Cancel are accepted");
+        return make_error(Errc::invalid_argument,
+                          "msgType: \"" + type + "\"; Alert, Update, Cancel are accepted");
     }
     alert.telegram = "cap/" + sender + "/" + identifier + "/" + sent + "/" + type + "/" + status;
     alert.message = sender + "/" + identifier;
@@ -300,7 +318,8 @@ Result<Alert> parse_cap(const pugi::xml_node& root) {
         alert.references = referenced(text(child(root, "references"), kReferencesBytesMax));
         if (alert.references.empty()) {
             return make_error(Errc::invalid_argument,
-                              "references: an Update or Cancel needs \"sender,identifier,sent\" of what it refers to");
+                              "references: an Update or Cancel needs \"sender,identifier,sent\" of "
+                              "what it refers to");
         }
         alert.event_id = alert.references.front();
     }
@@ -331,22 +350,28 @@ bool too_deep(const pugi::xml_node& root) {
 }  // namespace
 
 Result<Alert> parse_xml_alert(std::string_view body) {
-    // pugixml expands no entities of a document type; refusing one altogether leaves nothing to argue about.
-    if (body.find("<!DOCTYPE") != std::string_view::npos || body.find("<!ENTITY") != std::string_view::npos) {
+    // pugixml expands no entities of a document type; refusing one altogether leaves nothing to
+    // argue about.
+    if (body.find("<!DOCTYPE") != std::string_view::npos ||
+        body.find("<!ENTITY") != std::string_view::npos) {
         return make_error(Errc::invalid_argument, "alert: a document type is not accepted");
     }
     pugi::xml_document document;
-    const auto parsed = document.load_buffer(body.data(), body.size(), pugi::parse_default, pugi::encoding_utf8);
+    const auto parsed =
+        document.load_buffer(body.data(), body.size(), pugi::parse_default, pugi::encoding_utf8);
     if (!parsed) {
         return make_error(Errc::corrupt, std::string("alert: not well-formed XML at byte ") +
-                                             std::to_string(parsed.offset) + ": " + parsed.description());
+                                             std::to_string(parsed.offset) + ": " +
+                                             parsed.description());
     }
     const auto root = document.document_element();
-    if (too_deep(root)) return make_error(Errc::invalid_argument, "alert: nested deeper than 64 levels");
+    if (too_deep(root))
+        return make_error(Errc::invalid_argument, "alert: nested deeper than 64 levels");
     if (local_name(root) == "Report") return parse_jma(root);
     if (local_name(root) == "alert") return parse_cap(root);
-    return make_error(Errc::invalid_argument, "alert: root element \"" + clipped(root.name(), 64) +
-                                                  "\"; Report (JMA) and alert (CAP 1.2) are accepted");
+    return make_error(Errc::invalid_argument,
+                      "alert: root element \"" + clipped(root.name(), 64) +
+                          "\"; Report (JMA) and alert (CAP 1.2) are accepted");
 }
 
 }  // namespace evac::alert

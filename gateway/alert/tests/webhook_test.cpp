@@ -18,18 +18,24 @@ constexpr const char* kSignature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1
 constexpr const char* kWrong = "v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 constexpr int64_t kSent = 1614265330;
 
-WebhookHeaders good() { return {"msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", kSignature}; }
+WebhookHeaders good() {
+    return {"msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", kSignature};
+}
 
 // "" = accepted, else the message.
-std::string verdict(const WebhookHeaders& headers, std::string_view body = kBody, int64_t now = kSent,
-                    std::string_view secret = kSecret) {
+std::string verdict(const WebhookHeaders& headers, std::string_view body = kBody,
+                    int64_t now = kSent, std::string_view secret = kSecret) {
     const Status status = verify_webhook(headers, body, secret, now);
     return status.ok() ? "" : status.error().context;
 }
 
-bool says(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool says(const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+}
 
-TEST(Webhook, ReferenceVector) { EXPECT_EQ(verdict(good()), ""); }
+TEST(Webhook, ReferenceVector) {
+    EXPECT_EQ(verdict(good()), "");
+}
 
 TEST(Webhook, EveryPartIsSigned) {
     auto headers = good();
@@ -40,7 +46,8 @@ TEST(Webhook, EveryPartIsSigned) {
     EXPECT_TRUE(says(verdict(headers), "webhook-signature"));
     EXPECT_TRUE(says(verdict(good(), "{\"test\": 2432232315}"), "webhook-signature"));
     EXPECT_TRUE(says(verdict(good(), ""), "webhook-signature"));
-    EXPECT_TRUE(says(verdict(good(), kBody, kSent, "whsec_NfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "webhook-signature"));
+    EXPECT_TRUE(says(verdict(good(), kBody, kSent, "whsec_NfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+                     "webhook-signature"));
 }
 
 TEST(Webhook, ErrorsAreRefusalsAndNeverEchoASignature) {
@@ -62,8 +69,8 @@ TEST(Webhook, ToleranceIsFiveMinutesEitherWay) {
 }
 
 TEST(Webhook, TimestampsThatAreNone) {
-    for (const char* bad : {"", "-1", "+1614265330", " 1614265330", "1614265330 ", "1614265330.0", "0x60379632",
-                            "1614265330s", "99999999999999999999", "now"}) {
+    for (const char* bad : {"", "-1", "+1614265330", " 1614265330", "1614265330 ", "1614265330.0",
+                            "0x60379632", "1614265330s", "99999999999999999999", "now"}) {
         auto headers = good();
         headers.timestamp = bad;
         EXPECT_TRUE(says(verdict(headers), "webhook-timestamp")) << bad;
@@ -110,10 +117,11 @@ TEST(Webhook, AnyOfSeveralSignaturesMayMatch) {
 }
 
 TEST(Webhook, SignaturesOfOtherShapesDoNotMatch) {
-    for (const std::string bad :
-         {std::string("v1a,") + (kSignature + 3), std::string("v2,") + (kSignature + 3), std::string(kSignature + 3),
-          std::string("v1,"), std::string("v1"), std::string(" "), std::string(kSignature).substr(0, 46),
-          std::string(kSignature) + "AAAA", std::string(kSignature) + "\n\n\n\n",
+    for (const std::string& bad :
+         {std::string("v1a,") + (kSignature + 3), std::string("v2,") + (kSignature + 3),
+          std::string(kSignature + 3), std::string("v1,"), std::string("v1"), std::string(" "),
+          std::string(kSignature).substr(0, 46), std::string(kSignature) + "AAAA",
+          std::string(kSignature) + "\n\n\n\n",
           std::string("v1,g0hM9SsE-OTPJTGt_tmIKtSyZlE3uFJELVlNIOLJ1OE="), std::string("v1,====")}) {
         auto headers = good();
         headers.signature = bad;
@@ -136,9 +144,10 @@ TEST(Webhook, BadSecretsAreInvalid) {
     const std::string of_66 = "whsec_" + std::string(88, 'A');
     for (const std::string& bad :
          {std::string(), std::string("whsec_"), std::string("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
-          std::string("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS"), std::string("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa!!"),
+          std::string("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS"),
+          std::string("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa!!"),
           std::string("WHSEC_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), "whsec_" + std::string(36, '='),
-          "whsec_    MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", of_23, of_66}) {
+          std::string("whsec_    MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), of_23, of_66}) {
         const Status status = verify_webhook(good(), kBody, bad, kSent);
         ASSERT_FALSE(status.ok()) << bad;
         EXPECT_EQ(status.error().code, Errc::invalid_argument) << bad;
@@ -191,8 +200,9 @@ TEST_F(SecretFile, OthersMayNotReadIt) {
 
 TEST_F(SecretFile, WhatIsNoSecretIsNamed) {
     EXPECT_EQ(error().code, Errc::io);  // missing
-    for (const std::string& content : {std::string(), std::string("\n"), std::string("hello"),
-                                       std::string(kSecret) + " trailing", std::string(1 << 20, 'A')}) {
+    for (const std::string& content :
+         {std::string(), std::string("\n"), std::string("hello"),
+          std::string(kSecret) + " trailing", std::string(1 << 20, 'A')}) {
         write(content, 0600);
         EXPECT_EQ(error().code, Errc::invalid_argument);
         EXPECT_TRUE(says(error().context, path_));

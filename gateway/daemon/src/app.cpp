@@ -60,7 +60,7 @@ Status App::open_state() {
         log_.warning("the handover journal had a torn end of " + std::to_string(journal_->opened().torn_bytes) + " bytes");
     }
     evacuation::CoordinatorOptions options;
-    options.lookahead_vms = 3;
+    options.lookahead_vms = 4;
     options.lookahead_bytes = 64 * kMiB;  // the pace is set in tick(), in time of link
     coordinator_ = std::make_unique<evacuation::Coordinator>(*journal_, options, now());
     desk_ = std::make_unique<evacuation::AwayDesk>(*journal_, now());
@@ -263,12 +263,19 @@ void App::tick() {
     const uint64_t now_ns = clock_.now_ns();
     if (link_->up() && now_ns - last_heartbeat_ns_ >= kHeartbeatNs) {
         last_heartbeat_ns_ = now_ns;
-        link_->send(protocol::Heartbeat{clock_.wall_unix_ms(), coordinator_->stage() == evacuation::Stage::armed});
+        send_heartbeat();
     }
     const double rate_mbit = static_cast<double>(transport_->stats().delivery_rate_bits_per_s) / 1e6;
     // Rises at once, forgets half in about ten minutes: a link that was idle has not become slower by that.
     goodput_mbit_ = std::max(rate_mbit, goodput_mbit_ * 0.99988);
     notify_systemd();
+}
+
+// Tells the peer that we live, and whether an evacuation is expected or under way: its landings are then started ahead.
+void App::send_heartbeat() {
+    const auto stage = coordinator_->stage();
+    const bool armed = stage == evacuation::Stage::armed || stage == evacuation::Stage::evacuating;
+    link_->send(protocol::Heartbeat{clock_.wall_unix_ms(), armed});
 }
 
 void App::notify_systemd() {
@@ -371,6 +378,7 @@ void App::take_control_message(const Bytes& bytes) {
     if (auto* nak = std::get_if<protocol::Nak>(&*message)) return home_->on_nak(std::move(*nak));
     if (auto* sealed = std::get_if<protocol::SealResult>(&*message)) return home_->on_seal_result(*sealed);
     if (auto* handover = std::get_if<protocol::Handover>(&*message)) return take_handover(handover->payload);
+    if (auto* beat = std::get_if<protocol::Heartbeat>(&*message)) return away_->on_peer_armed(beat->armed);
     if (auto* forget = std::get_if<protocol::Forget>(&*message)) return away_->on_forget(forget->vm);
 }
 
@@ -484,6 +492,7 @@ Status App::evacuate(const EvacuateRequest& request) {
     auto acts = coordinator_->evacuate(move, now());
     EVAC_TRY(acts);
     home_->begin_evacuation();
+    send_heartbeat();
     execute(std::move(acts));
     execute(coordinator_->advance(reducer_->final_bytes_waiting(), now()));
     return {};
@@ -494,6 +503,7 @@ Status App::arm(const std::string& event_id, const std::string& reason) {
     EVAC_TRY(acts);
     log_.warning("armed: " + reason + " (" + event_id + ")");
     reducer_->command(to_reducer::Urgent{true});
+    send_heartbeat();
     execute(std::move(acts));
     return {};
 }

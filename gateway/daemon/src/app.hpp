@@ -90,6 +90,7 @@ class App {
     void take_ingest_events();
     void take_reducer_events();
     void restart_machines();
+    void send_heartbeat();
     void notify_systemd();
     double switchover_ms(const HomeVm& vm) const;
 

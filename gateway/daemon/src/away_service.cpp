@@ -294,6 +294,49 @@ void AwayService::try_landing(AwayVm& vm) {
     });
 }
 
+void AwayService::on_peer_armed(bool armed) {
+    if (armed == armed_) return;
+    armed_ = armed;
+    for (auto& [id, vm] : vms_) {
+        const auto* handover = ports_.desk.find(id);
+        const bool idle = handover != nullptr && handover->state() == evacuation::State::protected_;
+        if (!idle || !vm->open || vm->adopted || raw(vm->sealed) == 0) continue;
+        if (armed && !vm->lander) launch_ahead(*vm);
+        if (!armed && vm->lander) end_ahead(*vm);
+    }
+}
+
+// It waits for its device state and cannot run; whether it fits is still looked at in its turn.
+void AwayService::launch_ahead(AwayVm& vm) {
+    with_vm(vm, [this](AwayVm& idle) {
+        const VmId id = idle.id;
+        auto lander = make_lander(idle);
+        if (!lander.ok()) return finish(id);
+        idle.lander = *lander;
+        ports_.workers.submit([this, id, ahead = idle.lander](size_t) -> Completion {
+            const bool launched = ahead->attach().ok() || ahead->launch().ok();
+            return [this, id, launched] {
+                AwayVm* found = find(id);
+                if (found != nullptr && !launched) found->lander.reset();
+                finish(id);
+            };
+        });
+    });
+}
+
+void AwayService::end_ahead(AwayVm& vm) {
+    with_vm(vm, [this](AwayVm& idle) {
+        const VmId id = idle.id;
+        const auto* handover = ports_.desk.find(id);
+        if (!idle.lander || handover == nullptr || handover->state() != evacuation::State::protected_) return finish(id);
+        ports_.workers.submit([this, id, lander = std::move(idle.lander)](size_t) -> Completion {
+            const Status killed = lander->kill();
+            if (!killed.ok()) ports_.log.warning("a landing started ahead: " + killed.error().message());
+            return [this, id] { finish(id); };
+        });
+    });
+}
+
 void AwayService::on_forget(VmId id) {
     AwayVm* vm = find(id);
     if (vm == nullptr) return;
@@ -396,7 +439,8 @@ void AwayService::act_prepare(const Act& act, AwayVm& vm) {
     }
     ports_.workers.submit([this, id, act, lander = vm.lander, facts = vm.facts](size_t) -> Completion {
         auto outcome = std::make_shared<std::string>();
-        Status ready = lander->monitor() != nullptr || lander->attach().ok() ? Status() : lander->launch();
+        const bool there = (lander->monitor() != nullptr && lander->run_state().ok()) || lander->attach().ok();
+        const Status ready = there ? Status() : lander->launch();
         if (!ready.ok()) {
             *outcome = ready.error().message();
         } else {

@@ -57,6 +57,8 @@ class AwayService {
 
     void on_enrol(protocol::Enrol&& m);
     void on_forget(VmId id);
+    // The peer expects an evacuation (or no longer): landing QEMUs are started ahead, so that no turn waits for one.
+    void on_peer_armed(bool armed);
     void on_fingerprints_request(const protocol::FingerprintsRequest& m);
     void on_ingest_event(from_ingest::Event& event);  // Opened, Landed, State, Sealed
 
@@ -74,6 +76,8 @@ class AwayService {
     void open(AwayVm& vm);
     void on_opened(from_ingest::Opened& event);
     void try_landing(AwayVm& vm);
+    void launch_ahead(AwayVm& vm);
+    void end_ahead(AwayVm& vm);
     void answer_enrol(AwayVm& vm, bool ok, const std::string& reason);
     Result<std::shared_ptr<landing::Lander>> make_lander(const AwayVm& vm) const;
     void with_vm(AwayVm& vm, std::function<void(AwayVm&)> start);
@@ -88,6 +92,7 @@ class AwayService {
     Ports ports_;
     std::map<VmId, std::unique_ptr<AwayVm>> vms_;
     size_t opening_ = 0;
+    bool armed_ = false;
 };
 
 }  // namespace evac::daemon

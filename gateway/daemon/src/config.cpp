@@ -272,6 +272,7 @@ class Parser {
         Section p = section("prestage");
         auto& prestage = config_.prestage;
         prestage.interval_s = p.number("interval_s", prestage.interval_s, 0.1, 86'400);
+        prestage.rpo_target_s = p.number("rpo_target_s", prestage.rpo_target_s, 0.1, 604'800);
         prestage.cpu_share = p.number("cpu_share", prestage.cpu_share, 0.01, 64);
         prestage.ceiling_mbit = p.number("ceiling_mbit", prestage.ceiling_mbit, 0, 400'000);
         prestage.queue_mib = p.whole("queue_mib", prestage.queue_mib, 16, 1 << 20);

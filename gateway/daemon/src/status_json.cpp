@@ -28,7 +28,8 @@ std::string state_of(App& app, const HomeVm& vm) {
         return evacuation::to_string(handover->state());
     }
     if (vm.phase != VmPhase::active) return to_string(vm.phase);
-    return vm.sealed_once() ? "protected" : "initialising";
+    if (!vm.sealed_once()) return "initialising";
+    return app.home().rpo_s(vm) <= app.config().prestage.rpo_target_s ? "protected" : "behind";
 }
 
 Json rungs_json(const std::array<dedup::RungStats, dedup::kRungCount>& rungs) {
@@ -65,6 +66,7 @@ Json vm_json(App& app, const HomeVm& vm) {
              {"pause_ms_max", rounded(percentile(vm.history, &PassHistory::Entry::pause_ms, 1))},
              {"pause_upper_ms_max", rounded(percentile(vm.history, &PassHistory::Entry::pause_upper_ms, 1))},
              {"round_s_median", rounded(percentile(vm.history, &PassHistory::Entry::duration_s, 0.5))}};
+    out["rpo_target_s"] = app.config().prestage.rpo_target_s;
     out["rpo_s"] = rpo_s < 0 ? Json() : Json(rounded(rpo_s));
     Json disks = Json::array();
     for (const auto& region : vm.regions()) {

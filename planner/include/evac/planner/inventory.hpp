@@ -1,5 +1,6 @@
 #pragma once
-// What the planner is told: the link, the deadline and the VMs. The JSON form is a contract with operators
+// What the planner is told: the link, the deadline and the VMs. The JSON form is a contract with
+// operators
 // (`evacctl plan --inventory FILE`) and uses exactly these field names and units.
 //
 //   { "link": {"goodput_mbit", "rtt_ms"}, "deadline_s": number or null (absent = null),
@@ -8,7 +9,8 @@
 //               "disk_write_mib_s", "wire_ratio", "max_downtime_ms", "switchover_ms",
 //               "after": [names] optional, "host": text optional } ] }
 //
-// MiB = 2^20 bytes, mbit = 10^6 bit. All other fields are required. Plain values, no thread of their own.
+// MiB = 2^20 bytes, mbit = 10^6 bit. All other fields are required. Plain values, no thread of
+// their own.
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -39,15 +41,15 @@ struct DirtyScale {
 };
 
 struct VmInput {
-    std::string name;  // unique, 1..kNameBytesMax bytes
-    double memory_mib = 0;    // > 0; shown, not used by the arithmetic
-    double priority = 1;      // weight >= 1
-    double unstaged_mib = 0;  // backlog now, memory and disk, >= 0
-    std::vector<DirtyScale> dirty;  // at most kDirtyEntriesMax
-    double disk_write_mib_s = 0;    // >= 0
-    double wire_ratio = 1;          // bytes on the wire per byte of backlog, >= 0
-    double max_downtime_ms = 0;     // >= 0
-    double switchover_ms = 0;       // >= 0
+    std::string name;                // unique, 1..kNameBytesMax bytes
+    double memory_mib = 0;           // > 0; shown, not used by the arithmetic
+    double priority = 1;             // weight >= 1
+    double unstaged_mib = 0;         // backlog now, memory and disk, >= 0
+    std::vector<DirtyScale> dirty;   // at most kDirtyEntriesMax
+    double disk_write_mib_s = 0;     // >= 0
+    double wire_ratio = 1;           // bytes on the wire per byte of backlog, >= 0
+    double max_downtime_ms = 0;      // >= 0
+    double switchover_ms = 0;        // >= 0
     std::vector<std::string> after;  // resumes only when these are away
     std::string host;                // empty = not given
 };
@@ -58,9 +60,9 @@ struct Inventory {
     std::vector<VmInput> vms;          // 1..kVmsMax
 };
 
-// Strict. Errc::invalid_argument, and the context names the path of the field, the value and what is
-// accepted: "vms[3].dirty[0].rate_mib_s: -2 is refused; accepted: a number > 0, at most 1e+12". A cycle:
-// "after: a -> b -> a ...". Never throws; memory is bounded by the limits above.
+// Strict. Errc::invalid_argument, and the context names the path of the field, the value and what
+// is accepted: "vms[3].dirty[0].rate_mib_s: -2 is refused; accepted: a number > 0, at most 1e+12".
+// A cycle: "after: a -> b -> a ...". Never throws; memory is bounded by the limits above.
 Result<Inventory> parse_inventory(std::string_view text);
 
 // The same rules for an inventory that was not parsed (live measurements). plan() calls it.

@@ -6,24 +6,26 @@
 // and its turn, started at t, is
 //   remaining = unstaged + dirty(t);  live passes done = 0
 //   repeat: wire = remaining * wire_ratio / B
-//     stop and copy when any of these holds, tested in this state before every pass, the first included:
+//     stop and copy when any of these holds, tested in this state before every pass, the first
+//     included:
 //       - wire + switchover <= max_downtime
 //       - four live passes were done
 //       - dirty(wire) >= 0.9 remaining (no progress)
 //     otherwise a live pass: the link is used for `wire`, remaining becomes dirty(wire)
 //   link time = sum of the live passes' wires + the last wire;  downtime = last wire + switchover
-// so a VM needs at most five transfers, and one with a small enough backlog is moved with none live.
-// Freeze: no live pass and no test: the guest is stopped at the start of its turn. Its downtime may exceed
-// the limit; that is reported (meets_downtime_limit).
+// so a VM needs at most five transfers, and one with a small enough backlog is moved with none
+// live. Freeze: no live pass and no test: the guest is stopped at the start of its turn. Its
+// downtime may exceed the limit; that is reported (meets_downtime_limit).
 //
-// The turns follow one another without a pause: no order gains by idling, because a turn that starts later
-// never ends sooner (solve.hpp, monotonicity). away = link end + switchover; the switchover overlaps the
-// next turn. `after` orders the resumption: an order is legal only when every VM comes behind those it names,
-// and where a long switchover would still let it resume first it is held, stopped: away is then the latest
-// away of those it names, and the hold counts as downtime. A VM that is abandoned holds nobody.
+// The turns follow one another without a pause: no order gains by idling, because a turn that
+// starts later never ends sooner (solve.hpp, monotonicity). away = link end + switchover; the
+// switchover overlaps the next turn. `after` orders the resumption: an order is legal only when
+// every VM comes behind those it names, and where a long switchover would still let it resume first
+// it is held, stopped: away is then the latest away of those it names, and the hold counts as
+// downtime. A VM that is abandoned holds nobody.
 //
-// A VM that would be away later than kHorizonS cannot be drained by this link (its guests write faster than
-// the link empties them); the solver abandons it.
+// A VM that would be away later than kHorizonS cannot be drained by this link (its guests write
+// faster than the link empties them); the solver abandons it.
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -38,10 +40,11 @@ inline constexpr int kLivePassesMax = 4;
 inline constexpr double kNoProgressShare = 0.9;
 inline constexpr double kHorizonS = 1e9;
 
-// post_copy and recovery_point are named for the output's sake; nothing chooses them yet (pending), and
-// they are refused as a forced mode.
+// post_copy and recovery_point are named for the output's sake; nothing chooses them yet (pending),
+// and they are refused as a forced mode.
 enum class Mode : uint8_t { live, freeze, post_copy, recovery_point, abandon };
-std::string_view to_string(Mode mode);  // "live", "freeze", "post-copy", "recovery-point", "abandon"
+std::string_view to_string(
+    Mode mode);  // "live", "freeze", "post-copy", "recovery-point", "abandon"
 std::optional<Mode> mode_from(std::string_view text);
 
 using VmIndex = uint32_t;  // index into Inventory::vms
@@ -59,7 +62,7 @@ struct VmOutcome {
     double downtime_ms = 0;
     double bytes_mib = 0;  // on the wire, all passes
     int live_passes = 0;
-    bool meets_deadline = false;        // away by the deadline (true for all that go when there is none)
+    bool meets_deadline = false;  // away by the deadline (true for all that go when there is none)
     bool meets_downtime_limit = false;  // downtime_ms <= max_downtime_ms
 };
 
@@ -73,8 +76,8 @@ struct Evaluation {
     size_t abandoned = 0;
 };
 
-// Plays the schedule. Errc::invalid_argument when it is not a permutation that respects `after`, or a mode
-// has no arithmetic (post_copy, recovery_point). `inventory` must be valid.
+// Plays the schedule. Errc::invalid_argument when it is not a permutation that respects `after`, or
+// a mode has no arithmetic (post_copy, recovery_point). `inventory` must be valid.
 Result<Evaluation> evaluate(const Inventory& inventory, const Schedule& schedule);
 
 }  // namespace evac::planner

@@ -16,8 +16,8 @@ namespace evac::planner {
 struct WhatIf {
     std::optional<double> goodput_mbit;
     std::optional<double> deadline_s;
-    std::vector<std::string> exclude;                          // taken out; they hold nobody
-    std::vector<std::pair<std::string, double>> priority;      // name, weight >= 1
+    std::vector<std::string> exclude;                      // taken out; they hold nobody
+    std::vector<std::pair<std::string, double>> priority;  // name, weight >= 1
 };
 Result<Inventory> apply(Inventory inventory, const WhatIf& what_if);
 
@@ -37,7 +37,8 @@ struct PlanOutput {
     std::string svg() const { return plan_to_svg(inventory, plan); }
 };
 
-// invalid_argument (exit code 2): the text, the changes or the options; the context says what and where.
+// invalid_argument (exit code 2): the text, the changes or the options; the context says what and
+// where.
 Result<PlanOutput> plan_from_text(std::string_view inventory_text, const PlanOptions& options,
                                   const Clock& clock);
 Result<PlanOutput> plan_from_inventory(Inventory inventory, const PlanOptions& options,

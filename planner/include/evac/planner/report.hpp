@@ -1,11 +1,14 @@
 #pragma once
 // A plan for machines (JSON, schema 1), for people (table) and as a picture (Gantt chart, SVG).
 //
-// JSON: {"schema": 1, "order": [names], "vms": [in that order {"name", "mode", "start_s", "link_end_s",
-//   "away_s", "downtime_ms", "bytes_mib", "live_passes", "meets_deadline", "meets_downtime_limit"}],
-//   "makespan_s", "lower_bound_s", "gap", "weighted_rescued", "weighted_total", "downtime_total_ms",
-//   "deadline_s" (or null), "goodput_mbit", "late", "abandoned", "exact", "solve_ms"}
-// The times, downtime and meets_downtime_limit of an abandoned VM are null. bytes_mib counts bytes on the wire.
+// JSON: {"schema": 1, "order": [names], "vms": [in that order {"name", "mode", "start_s",
+// "link_end_s",
+//   "away_s", "downtime_ms", "bytes_mib", "live_passes", "meets_deadline",
+//   "meets_downtime_limit"}], "makespan_s", "lower_bound_s", "gap", "weighted_rescued",
+//   "weighted_total", "downtime_total_ms", "deadline_s" (or null), "goodput_mbit", "late",
+//   "abandoned", "exact", "solve_ms"}
+// The times, downtime and meets_downtime_limit of an abandoned VM are null. bytes_mib counts bytes
+// on the wire.
 #include <cstddef>
 #include <string>
 
@@ -18,7 +21,8 @@ inline constexpr size_t kGanttRowsMax = 60;  // more VMs than this are drawn in 
 
 std::string plan_to_json(const Inventory& inventory, const Plan& plan);
 
-// Fixed-width ASCII with one row per VM, '!' before what misses the deadline or is abandoned, and totals.
+// Fixed-width ASCII with one row per VM, '!' before what misses the deadline or is abandoned, and
+// totals.
 std::string plan_to_table(const Inventory& inventory, const Plan& plan);
 
 // Self-contained SVG: one row per VM, or per group of consecutive VMs beyond kGanttRowsMax.

@@ -1,19 +1,20 @@
 #pragma once
-// Finds an order and modes. Objectives, in this order: most priority weight away by the deadline; least
-// makespan; least total downtime.
+// Finds an order and modes. Objectives, in this order: most priority weight away by the deadline;
+// least makespan; least total downtime.
 //
-// Modes: live unless forced. `freeze` is chosen by the solver only where it brings more weight out before the
-// deadline, never to gain makespan: every guest frozen is the shortest plan on this model and the one that
-// nobody wants. Late VMs still go, behind the others, unless abandon_late; `abandon` is otherwise only for
+// Modes: live unless forced. `freeze` is chosen by the solver only where it brings more weight out
+// before the deadline (at least 0.5 % of all weight), and for no more guests than that needs; never
+// to gain makespan: every guest frozen is the shortest plan on this model and the one that nobody
+// wants. Late VMs still go, behind the others, unless abandon_late; `abandon` is otherwise only for
 // what the link can never drain (model.hpp, kHorizonS).
 //
-// Deterministic: the same inventory and options give the same plan, whatever the order and the names of the
-// VMs (identical VMs are interchangeable), because the effort is counted in evaluated turns and not in time.
-// Only a time budget that actually cuts the search (SolveStats::cut_by_time) makes the result depend on the
-// machine; the best plan so far is then returned.
+// Deterministic: the same inventory and options give the same plan, whatever the order and the
+// names of the VMs (identical VMs are interchangeable), because the effort is counted in evaluated
+// turns and not in time. Only a time budget that actually cuts the search (SolveStats::cut_by_time)
+// makes the result depend on the machine; the best plan so far is then returned.
 //
-// The bound and its proof are in src/bound.hpp. It says: no order of these VMs in these modes, whatever it
-// does about the deadline, has a smaller makespan.
+// The bound and its proof are in src/bound.hpp. It says: no order of these VMs in these modes,
+// whatever it does about the deadline, has a smaller makespan.
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -28,13 +29,15 @@ namespace evac::planner {
 inline constexpr size_t kExactVmsMax = 12;  // solved to the optimum up to here
 
 struct SolveOptions {
-    std::optional<Mode> forced_mode_all;  // e.g. freeze where the hypervisor cannot do live passes (TCG)
-    std::vector<std::pair<std::string, Mode>> forced_mode;  // by name; stronger than forced_mode_all
+    std::optional<Mode>
+        forced_mode_all;  // e.g. freeze where the hypervisor cannot do live passes (TCG)
+    std::vector<std::pair<std::string, Mode>>
+        forced_mode;  // by name; stronger than forced_mode_all
     bool freeze_for_deadline = true;
     bool abandon_late = false;
-    bool exact_small = true;     // subset dynamic programming for at most kExactVmsMax VMs
-    uint64_t turns_max = 0;      // effort in evaluated turns; 0 = chosen from the number of VMs
-    double time_budget_ms = 0;   // 0 = none
+    bool exact_small = true;    // subset dynamic programming for at most kExactVmsMax VMs
+    uint64_t turns_max = 0;     // effort in evaluated turns; 0 = chosen from the number of VMs
+    double time_budget_ms = 0;  // 0 = none
 };
 
 struct SolveStats {
@@ -55,8 +58,8 @@ struct Plan {
 // invalid_argument: the inventory is not valid, or a forced mode names nobody or has no arithmetic.
 Result<Plan> solve(const Inventory& inventory, const SolveOptions& options, const Clock& clock);
 
-// Orders to compare with. Each is made legal for `after` by taking the first VM in the rule's order whose
-// predecessors have gone. All modes live unless forced.
+// Orders to compare with. Each is made legal for `after` by taking the first VM in the rule's order
+// whose predecessors have gone. All modes live unless forced.
 enum class Policy : uint8_t {
     fifo,                 // as listed
     shortest_first,       // by link time at the alert
@@ -64,7 +67,8 @@ enum class Policy : uint8_t {
     priority,             // highest weight first, then shortest
     priority_per_second,  // weight by link time, highest first
 };
-std::string_view to_string(Policy policy);  // "fifo", "shortest-first", "a/b", "priority", "priority/s"
+std::string_view to_string(
+    Policy policy);  // "fifo", "shortest-first", "a/b", "priority", "priority/s"
 Result<Plan> plan_by_policy(const Inventory& inventory, Policy policy, const SolveOptions& options,
                             const Clock& clock);
 

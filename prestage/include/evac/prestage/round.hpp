@@ -7,7 +7,7 @@
 //   final_stopped  the same without cont: the guest stays stopped (run state postmigrate) for the handover.
 //
 // The most important property: on every failure a guest that ran before runs again (final_stopped included), also when
-// the monitor connection broke: recovery then opens one of its own. Bounded by kRecoveryMs. Capabilities and
+// the monitor connection broke: recovery then opens one of its own. Bounded by kRecoveryMs after the stream's end. Capabilities and
 // parameters are left as they were found (background-snapshot: off).
 //
 // Owner: one capture worker; nothing else may use the client meanwhile. The monitor is never waited for while the stream
@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "evac/core/clock.hpp"
@@ -31,6 +32,8 @@ class Client;
 
 namespace evac::prestage {
 
+class StreamGuard;
+
 inline constexpr int kRecoveryMs = 10'000;             // to get a guest running again after a failure
 inline constexpr int kRoundLimitMs = 600'000;          // default of RoundOptions::time_limit_ms
 inline constexpr int kStreamSilenceMs = 15'000;        // no byte for so long = failed
@@ -46,9 +49,14 @@ struct RoundOptions {
     // Called once with the guest stopped, before memory is read; the place for the disk transaction. It may use the
     // client. Its failure ends the round: the guest is resumed and the error returned. Its time is guest pause.
     std::function<Status()> on_stopped;
-    // Checked at least every 20 ms; set by any thread. The round then ends with Errc::cancelled.
+    // Checked at least every 20 ms; set by any thread. The round then ends with Errc::cancelled: a stopped pass at once,
+    // a sealed_live round when the rest of its stream has been read for nothing (0.5 GB/s), the guest running meanwhile.
+    // Breaking it off would leave the guest's memory write-protected (QEMU 7.2.22, see stream_guard.hpp).
     const std::atomic<bool>* cancel = nullptr;
-    int time_limit_ms = kRoundLimitMs;
+    int time_limit_ms = kRoundLimitMs;  // as for cancel
+    // Finishes a sealed_live stream should this process die; nullptr = the guest then hangs until connect_or_rescue and
+    // ensure_running are called. Must outlive the round.
+    StreamGuard* guard = nullptr;
 };
 
 struct RoundResult {
@@ -95,8 +103,14 @@ class RoundRunner {
     bool ran_before_final_ = false;
 };
 
-// Cancels whatever migration is open, switches background-snapshot off and gets the guest running; within kRecoveryMs.
-// For a daemon that restarts and finds a VM stopped by its predecessor. Never for a VM that away may own.
-Status ensure_running(qmp::Client& client, const Clock& clock, Logger& log);
+// For a daemon that restarts and finds a VM as its predecessor left it. Waits up to kRecoveryMs for an open migration (a
+// guard may be reading it), then cancels it; takes leftover write protection off, switches background-snapshot off, and
+// gets the guest running. Never for a VM that away may own.
+Status ensure_running(qmp::Client& client, const std::string& run_dir, const Clock& clock, Logger& log);
+
+// Client::connect for a daemon that restarts: when the monitor accepts the connection but does not answer in time, as
+// after the death of a gateway without a guard (QEMU's main loop itself may hang in protected memory), frees the process
+// of write protection that nobody serves (found by the socket's credentials; needs CAP_SYS_PTRACE) and tries once more.
+Result<std::unique_ptr<qmp::Client>> connect_or_rescue(const std::string& qmp_socket_path, int timeout_ms, Logger& log);
 
 }  // namespace evac::prestage
