@@ -9,9 +9,9 @@ packages=(
   # data plane, storage, crypto, formats
   libdpdk-dev librocksdb-dev libzstd-dev libxxhash-dev libssl-dev libnbd-dev
   nlohmann-json3-dev libtomlplusplus-dev libpugixml-dev libcli11-dev libspdlog-dev libfmt-dev
-  libmicrohttpd-dev libcurl4-openssl-dev libsystemd-dev libexpected-dev
+  libmicrohttpd-dev libcurl4-openssl-dev libsystemd-dev
   # tests
-  librapidcheck-dev libgtest-dev libgmock-dev nbdkit jq
+  libgtest-dev libgmock-dev jq
   # guests, namespaces and proofs of the quickstart
   qemu-system-x86 qemu-utils iproute2 ethtool e2fsprogs python3 busybox-static cpio openssl
   kmod procps gzip

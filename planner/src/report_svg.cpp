@@ -12,7 +12,7 @@ namespace {
 
 constexpr double kLabelWidth = 210;
 constexpr double kChartWidth = 760;
-constexpr double kRightMargin = 90;
+constexpr double kRightMargin = 130;
 constexpr double kTop = 64;
 constexpr double kRowHeight = 18;
 constexpr double kBarHeight = 12;

@@ -335,7 +335,7 @@ void Search::polish_switchovers(std::vector<uint32_t>& order, Score& best) {
 // Few VMs: away from the local optimum by a few random moves, down again, the better one kept.
 void Search::restart_small(std::vector<uint32_t>& order, Score& best) {
     Random random(kSeed);
-    const uint64_t until = effort_.turns + turns(0.5);
+    const uint64_t until = effort_.turns + turns(0.4);
     while (effort_.turns < until && !effort_.cut) {
         std::vector<uint32_t> trial = order;
         for (uint64_t k = 2 + random.below(4); k > 0; --k) {
@@ -354,7 +354,9 @@ void Search::polish(std::vector<uint32_t>& order) {
     Score best = score(order);
     const bool all = order.size() <= kPolishAllMax;
     polish_switchovers(order, best);
-    for (int round = 0; round < kPolishRoundsMax && !effort_.cut; ++round) {
+    const uint64_t until = effort_.turns + turns(0.3);
+    for (int round = 0; round < kPolishRoundsMax && effort_.turns < until && !effort_.cut;
+         ++round) {
         if (!(all ? polish_all(order, best) : polish_critical(order, best))) break;
     }
     if (all && !exact_) restart_small(order, best);

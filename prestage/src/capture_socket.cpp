@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "evac/core/units.hpp"
+#include "write_protection.hpp"
 
 namespace evac::prestage {
 namespace {
@@ -118,22 +119,30 @@ Status drain(int fd, const Clock& clock, const WaitLimits& limits, const std::fu
     }
 }
 
-void abandon(UniqueFd& stream) {
+void abandon(UniqueFd& stream, int qemu_pid) {
     if (!stream.valid()) return;
     ::shutdown(stream.get(), SHUT_RD);
-    pollfd waiter{stream.get(), 0, 0};  // POLLHUP is always reported: the other side is closed
-    while (::poll(&waiter, 1, kAbandonMs) < 0 && errno == EINTR) {
+    const auto closed_within = [&stream](int limit_ms) {
+        pollfd waiter{stream.get(), 0, 0};  // POLLHUP is always reported: the other side is closed
+        int ready = 0;
+        while ((ready = ::poll(&waiter, 1, limit_ms)) < 0 && errno == EINTR) {
+        }
+        return ready > 0;
+    };
+    if (!closed_within(kHangMs)) {
+        static_cast<void>(lift_write_protection(qemu_pid).ok());  // recover() reports what it finds
+        closed_within(kAbandonMs);
     }
     stream.reset();
 }
 
-Status discard(UniqueFd stream, const Clock& clock) {
+Status discard(UniqueFd stream, int qemu_pid, const Clock& clock) {
     WaitLimits limits;
     limits.deadline_ns = UINT64_MAX;  // silence is the limit: a stream that flows ends by itself
     limits.silence_ns = uint64_t{kDiscardSilenceMs} * kNsPerMs;
     const Status outcome =
         drain(stream.get(), clock, limits, [](ByteSpan) -> Result<bool> { return true; }, [] {});
-    if (!outcome.ok()) abandon(stream);
+    abandon(stream, qemu_pid);
     return outcome;
 }
 

@@ -50,16 +50,18 @@ Result<int> listener_pid(const std::string& path);
 Status drain(int fd, const Clock& clock, const WaitLimits& limits, const std::function<Result<bool>(ByteSpan)>& take,
              const std::function<void()>& idle);
 
-// Ends a stream before its end: QEMU's writes fail from now on, and this returns when QEMU has closed its side (or after
-// kAbandonMs). That matters: QEMU 7.2 reports `failed` before it has cleaned up (taken off the write protection), and a
-// migration begun in between breaks both. The descriptor is closed.
+// Ends a stream wherever it stands: QEMU's writes fail from now on, and this returns when QEMU has closed its side. That
+// matters: QEMU 7.2 reports `failed` before it has cleaned up, and a migration begun in between breaks both. When it does
+// not close within kHangMs its main loop hangs in write-protected memory (see write_protection.hpp): `qemu_pid` is freed
+// and gets kAbandonMs more. The descriptor is closed.
+inline constexpr int kHangMs = 1'000;
 inline constexpr int kAbandonMs = 5'000;
-void abandon(UniqueFd& stream);
+void abandon(UniqueFd& stream, int qemu_pid);
 
 // Reads a stream to its end for nothing: the only way to end a background snapshot without breaking the guest (see
 // write_protection.hpp). Its time is that of the rest of the guest's memory at 0.5 GB/s; an error after kDiscardSilenceMs
 // without a byte, with the stream abandoned.
 inline constexpr int kDiscardSilenceMs = 10'000;
-Status discard(UniqueFd stream, const Clock& clock);
+Status discard(UniqueFd stream, int qemu_pid, const Clock& clock);
 
 }  // namespace evac::prestage

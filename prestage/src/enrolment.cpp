@@ -216,7 +216,7 @@ Result<std::vector<RamBlock>> read_block_list(qmp::Client& client, CaptureSocket
         return !parser.ram_setup_seen();
     };
     const Status drained = drain(stream->get(), clock, limits, take, [] {});
-    abandon(*stream);
+    abandon(*stream, client.peer_pid());
     EVAC_TRY(drained);
     if (list.blocks_.empty()) return make_error(Errc::io, "the migration stream ended before the list of RAM blocks");
     return std::move(list.blocks_);

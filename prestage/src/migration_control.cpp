@@ -178,7 +178,7 @@ Status heal(qmp::Client& client, const std::string& run_dir, const Clock& clock)
         limits.deadline_ns = clock.now_ns() + uint64_t{kQmpMs} * kNsPerMs;
         limits.silence_ns = uint64_t{kQmpMs} * kNsPerMs;
         auto accepted = socket->accept(clock, limits, [&client] { return check_not_over(client); });
-        outcome = accepted.ok() ? discard(std::move(accepted).value(), clock) : Status{accepted.error()};
+        outcome = accepted.ok() ? discard(std::move(accepted).value(), client.peer_pid(), clock) : Status{accepted.error()};
     }
     if (outcome.ok()) {
         const auto end = await_migration_end(client, false, clock, clock.now_ns() + uint64_t{kQmpMs} * kNsPerMs);

@@ -155,9 +155,9 @@ class Round {
             return;
         }
         if (options_.method != RoundMethod::sealed_live) {
-            abandon(stream_);
+            abandon(stream_, client_.peer_pid());
         } else {
-            const Status ended = discard(std::move(stream_), clock_);
+            const Status ended = discard(std::move(stream_), client_.peer_pid(), clock_);
             if (!ended.ok()) log_.warning("capture " + client_.path() + ": " + ended.error().message());
         }
         release_guard();
@@ -245,7 +245,7 @@ class Round {
             return true;
         };
         EVAC_TRY(drain(stream_.get(), clock_, limits_, take, [&] { watch_resume(parser); }));
-        stream_.reset();  // QEMU has closed its side
+        abandon(stream_, client_.peer_pid());  // it has ended: QEMU is closing its side
         release_guard();
         auto device_state = parser.finish();
         if (!device_state.ok()) return with_reason(device_state.error());
@@ -386,7 +386,7 @@ Result<std::unique_ptr<qmp::Client>> connect_or_rescue(const std::string& qmp_so
     }
     if (*lifted == 0) return client;
     log.warning("QMP " + qmp_socket_path + ": QEMU hung in write-protected memory and was freed");
-    return qmp::Client::connect(qmp_socket_path, timeout_ms);
+    return qmp::Client::connect(qmp_socket_path, std::max(timeout_ms, qmp::kDefaultTimeoutMs));
 }
 
 }  // namespace evac::prestage

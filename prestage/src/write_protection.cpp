@@ -72,8 +72,10 @@ Result<int> lift_write_protection(int pid) {
         if (!duplicate.valid()) {
             return io_error("pidfd_getfd from QEMU's process " + std::to_string(pid) + " (needs CAP_SYS_PTRACE)");
         }
-        // Unregistering also wakes whoever waits for a fault. A range of another descriptor is refused: harmless.
+        // A range of another descriptor is refused: harmless. Unregistering wakes nobody whose fault is one of write
+        // protection (the kernel does that for missing pages only), hence the second call.
         for (uffdio_range range : *ranges) ::ioctl(duplicate.get(), UFFDIO_UNREGISTER, &range);
+        for (uffdio_range range : *ranges) ::ioctl(duplicate.get(), UFFDIO_WAKE, &range);
     }
     const auto left = protected_ranges(proc);
     if (!left.ok()) return left.error();

@@ -182,7 +182,7 @@ inline int cut_capture_stream() {
         if (::getsockname(fd, reinterpret_cast<sockaddr*>(&name), &size) != 0 || name.sun_family != AF_UNIX) continue;
         if (std::strstr(name.sun_path, "/capture-") == nullptr) continue;
         ::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &option_size);
-        if (listening == 0 && ::shutdown(fd, SHUT_RDWR) == 0) ++cut;
+        if (listening == 0 && ::shutdown(fd, SHUT_RD) == 0) ++cut;
     }
     return cut;
 }

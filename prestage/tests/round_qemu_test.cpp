@@ -40,20 +40,24 @@ class RoundTest : public ::testing::Test {
     }
     // Capabilities and parameters, as text.
     std::string settings() {
-        return client_->execute("query-migrate-capabilities")->dump() +
-               client_->execute("query-migrate-parameters")->dump();
+        return ask("query-migrate-capabilities").dump() + ask("query-migrate-parameters").dump();
     }
-    std::string run_state() { return (*client_->execute("query-status"))["status"].get<std::string>(); }
+    Json ask(const char* command) {
+        const auto answer = client_->execute(command);
+        EXPECT_TRUE(answer.ok()) << answer.error().message();
+        return answer.ok() ? *answer : Json::object();
+    }
+    std::string run_state() { return ask("query-status").value("status", "?"); }
     // The guest runs: its counter goes on.
     void expect_guest_runs() {
-        EXPECT_EQ(run_state(), "running");
+        ASSERT_EQ(run_state(), "running");
         const uint32_t before = qemu_.counter(*client_);
         uint32_t after = before;
         for (int i = 0; i < 500 && after == before; ++i) {
             Qemu::nap_ms(10);
             after = qemu_.counter(*client_);
         }
-        EXPECT_NE(after, before);
+        ASSERT_NE(after, before);
         EXPECT_EQ(settings(), settings_);
         EXPECT_EQ(sockets_left(), 0);
         EXPECT_EQ(qemu_.protected_mappings(), 0);
@@ -197,9 +201,11 @@ TEST_F(RoundTest, DyingStreamResumesTheGuest) {
             if (store_->calls == start + 500) cut = cut_capture_stream();
         };
         const auto result = run(options(method));
-        EXPECT_EQ(cut, 1);
+        EXPECT_EQ(cut, 1) << to_string(method);
         ASSERT_FALSE(result.ok());
-        expect_guest_runs();
+        EXPECT_EQ(result.error().context.find("COULD NOT"), std::string::npos)
+            << to_string(method) << ": " << result.error().message() << "\n" << log_.last_warning;
+        ASSERT_NO_FATAL_FAILURE(expect_guest_runs());
     }
 }
 
@@ -360,7 +366,7 @@ class KilledGatewayTest : public RoundTest {
         epoch_ += 10;
     }
     void reconnect() {
-        auto connected = connect_or_rescue(qemu_.qmp_path(), 1000, log_);
+        auto connected = connect_or_rescue(qemu_.qmp_path(), 2000, log_);
         ASSERT_TRUE(connected.ok()) << connected.error().message();
         client_ = std::move(connected).value();
     }

@@ -87,14 +87,14 @@ class Result:
 
 def guest_of(index: int, role: str) -> GuestSpec:
     rate = 1 if role == "writer" else 0
-    return GuestSpec(f"crash-{index}", role, 256, 32, 112, 905, rate_mib=rate)
+    return GuestSpec(f"crash-{index}", role, 256, 16, 64, 905, rate_mib=rate)
 
 
 class Runner:
     """Runs cases one after the other."""
 
-    def __init__(self, lab: CrashLab, role: str, verbose: bool) -> None:
-        self._lab, self._role, self._verbose = lab, role, verbose
+    def __init__(self, lab: CrashLab, role: str) -> None:
+        self._lab, self._role = lab, role
         self._count = 0
         self._staging_mib: float | None = None  # what one first staging takes undisturbed
         self.logs = Path(tempfile.mkdtemp(prefix="evacgw-crash-failed-"))
@@ -156,7 +156,10 @@ class Runner:
             pair.arm()
         else:
             pair.evacuate()
-        kill = killer.wait(60)
+        try:
+            kill = killer.wait(60)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}; site A answered: {pair.last_answer}") from error
         result.hit = kill.at_death
         time.sleep(case.down_s)
         victim.start()
@@ -309,7 +312,7 @@ def main() -> int:
     for kind in signals:
         signal.signal(kind, interrupt)
     lab = CrashLab(str(os.getpid()), options.bin, Link(100, 20, 0.1, 1))
-    runner = Runner(lab, options.guest, False)
+    runner = Runner(lab, options.guest)
     results: list[Result] = []
     try:
         lab.start()

@@ -165,8 +165,8 @@ class BadConfig(unittest.TestCase):
         self.put("wan", "gateway", "nowhere", "nowhere", "10.77.0.1")
         self.put("wan", "port", "ethernet", '"ethernet" is refused', "kernel", "dpdk:af_packet")
         self.put("wan", "port", "dpdk:", '"dpdk:" is refused')
-        self.put("webhook", "listen", "8443", "8443", "ip:port")
-        self.put("webhook", "listen", "127.0.0.1:", "127.0.0.1:", "ip:port")
+        self.put("webhook", "listen", "8443", "8443", "ADDRESS:PORT")
+        self.put("webhook", "listen", "127.0.0.1:", "127.0.0.1:", "ADDRESS:PORT")
         self.put("api", "socket", "/x" * 60, "107")
 
     def test_certificates(self) -> None:

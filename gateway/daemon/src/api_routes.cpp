@@ -59,7 +59,7 @@ class Fields {
     }
     std::vector<std::string> texts(const char* name) {
         std::vector<std::string> values;
-        const Json list = take<Json>(name, Json::array(), &Json::is_array, "a list of texts");
+        Json list = take<Json>(name, Json::array(), &Json::is_array, "a list of texts");
         for (const auto& item : list) {
             if (item.is_string()) {
                 values.push_back(item.get<std::string>());
@@ -79,9 +79,16 @@ class Fields {
     template <class T>
     T take(const char* name, T fallback, bool (Json::*is)() const noexcept, const char* accepted) {
         if (!body_.is_object() || !body_.contains(name)) return fallback;
-        const Json value = body_[name];
+        // Moved, never copied: copying recurses, and a hostile body may be nested hundreds of thousands deep.
+        Json value = std::move(body_[name]);
         body_.erase(name);
-        if ((value.*is)()) return value.get<T>();
+        if ((value.*is)()) {
+            if constexpr (std::is_same_v<T, Json>) {
+                return value;
+            } else {
+                return value.get<T>();
+            }
+        }
         fail(std::string(name) + ": " + accepted + " is accepted");
         return fallback;
     }

@@ -34,8 +34,8 @@ ByteSpan secret_bytes(const std::string& secret) { return as_byte_span(secret); 
 
 App::~App() { stop_threads(); }
 
-Result<std::unique_ptr<App>> App::create(Config config, Logger& log) {
-    std::unique_ptr<App> app(new App(std::move(config), log));
+Result<std::unique_ptr<App>> App::create(Config config, Logger& log, prestage::StreamGuard* guard) {
+    std::unique_ptr<App> app(new App(std::move(config), log, guard));
     EVAC_TRY(app->open_state());
     EVAC_TRY(app->open_wan());
     EVAC_TRY(app->open_stages());
@@ -85,6 +85,11 @@ Status App::open_wan() {
         options.local = *local;
         options.prefix_length = static_cast<uint8_t>(wan.prefix_length);
         options.file_prefix = "evacgw-" + config_.site.name;
+        if (!wan.gateway.empty()) {
+            auto gateway = wan_port::parse_ipv4(wan.gateway);
+            if (!gateway.ok()) return make_error(Errc::invalid_argument, "wan.gateway: " + gateway.error().context);
+            options.gateway_ip = *gateway;
+        }
         auto port = wan_dpdk::open_dpdk_port(options, clock_);
         EVAC_TRY(port);
         port_ = std::move(*port);
@@ -128,7 +133,7 @@ Status App::open_stages() {
     landing_workers_ = std::make_unique<WorkerPool>(kLandingWorkers, "landing");
     auto run = [this](Result<evacuation::Acts> acts) { execute(std::move(acts)); };
     home_ = std::make_unique<HomeService>(
-        HomeService::Ports{config_, clock_, log_, *capture_workers_, *reducer_, *link_, *coordinator_, run},
+        HomeService::Ports{config_, clock_, log_, *capture_workers_, *reducer_, *link_, *coordinator_, guard_, run},
         dedup::fingerprint_seed(secret_bytes(secret_)));
     away_ = std::make_unique<AwayService>(
         AwayService::Ports{config_, clock_, log_, *landing_workers_, *ingest_, *link_, *desk_, run});
@@ -502,7 +507,6 @@ Status App::arm(const std::string& event_id, const std::string& reason) {
     auto acts = coordinator_->arm(event_id, reason, now());
     EVAC_TRY(acts);
     log_.warning("armed: " + reason + " (" + event_id + ")");
-    reducer_->command(to_reducer::Urgent{true});
     send_heartbeat();
     execute(std::move(acts));
     return {};

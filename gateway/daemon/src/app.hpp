@@ -18,6 +18,7 @@
 #include "evac/dedup/index.hpp"
 #include "evac/evacuation/journal_file.hpp"
 #include "evac/planner/plan.hpp"
+#include "evac/prestage/stream_guard.hpp"
 #include "evac/wan/transport.hpp"
 #include "evac/wan_port/datagram_port.hpp"
 #include "home_service.hpp"
@@ -45,7 +46,8 @@ struct EvacuationMeter {
 
 class App {
   public:
-    static Result<std::unique_ptr<App>> create(Config config, Logger& log);
+    // `guard` outlives the app.
+    static Result<std::unique_ptr<App>> create(Config config, Logger& log, prestage::StreamGuard* guard);
     ~App();
 
     // Until SIGTERM or SIGINT; the exit code.
@@ -74,7 +76,8 @@ class App {
     evacuation::Now now() const { return evacuation::Now::of(clock_); }
 
   private:
-    App(Config config, Logger& log) : config_(std::move(config)), log_(log) {}
+    App(Config config, Logger& log, prestage::StreamGuard* guard)
+        : config_(std::move(config)), log_(log), guard_(guard) {}
     Status open_state();
     Status open_wan();
     Status open_stages();
@@ -96,6 +99,7 @@ class App {
 
     Config config_;
     Logger& log_;
+    prestage::StreamGuard* guard_;
     SystemClock clock_;
     std::string secret_;
     std::string port_name_;

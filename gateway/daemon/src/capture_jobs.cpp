@@ -161,13 +161,16 @@ void append(std::string& reasons, const std::string& reason) {
 
 }  // namespace
 
-Result<Examined> examine_vm(const JobContext& context, const std::string& name, const std::string& qmp_path) {
+Result<Examined> examine_vm(const JobContext& context, const std::string& name, const std::string& qmp_path,
+                            bool enrolled_before) {
     Examined out;
     out.capture = std::make_shared<CaptureSet>();
     CaptureSet& set = *out.capture;
-    auto client = qmp::Client::connect(qmp_path);
+    auto client = enrolled_before ? prestage::connect_or_rescue(qmp_path, qmp::kDefaultTimeoutMs, context.log)
+                                  : qmp::Client::connect(qmp_path);
     EVAC_TRY(client);
     set.client = std::move(*client);
+    if (enrolled_before) EVAC_TRY(prestage::ensure_running(*set.client, context.run_dir, context.clock, context.log));
     auto facts = prestage::collect_facts(*set.client, {context.run_dir}, context.clock, context.log);
     EVAC_TRY(facts);
     out.facts = std::move(*facts);
@@ -241,6 +244,7 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     options.epoch = request.epoch;
     options.run_dir = context.run_dir;
     options.cancel = &set.cancel;
+    options.guard = context.guard;
     options.method = request.final_pass ? prestage::RoundMethod::final_stopped
                      : live             ? prestage::RoundMethod::sealed_live
                                         : prestage::RoundMethod::stopped_pass;

@@ -15,10 +15,13 @@ struct JobContext {
     Logger& log;
     std::string run_dir;
     uint64_t fingerprint_seed = 0;
+    prestage::StreamGuard* guard = nullptr;  // finishes open streams should this process die
 };
 
 // Connects, checks, prepares tracking. Errors: refused (with all reasons), and what QMP says.
-Result<Examined> examine_vm(const JobContext& context, const std::string& name, const std::string& qmp_path);
+// `enrolled_before`: a gateway before this one may have been killed in a round; the guest is brought back first.
+Result<Examined> examine_vm(const JobContext& context, const std::string& name, const std::string& qmp_path,
+                            bool enrolled_before);
 
 // After a restart in the middle of a handover the guest stands still and must not be probed: what was learned at
 // enrolment (facts, disks, argv in `known`) is taken as it was.

@@ -85,7 +85,11 @@ struct Config {
 Result<Config> load_config(const std::string& path);
 Result<Config> parse_config(const std::string& text, const std::string& name);
 
-// 32 bytes or more, hex, from a file that only its owner may read.
+// What a parsed configuration points to: addresses, port, certificates and keys, secrets. Only reads; done before
+// anything is made, so that a refused configuration leaves no trace.
+Status check_config(const Config& config);
+
+// 64 or more hex digits (32 bytes), from a file that only its owner may read.
 Result<std::string> load_pair_secret(const std::string& path);
 
 }  // namespace evac::daemon

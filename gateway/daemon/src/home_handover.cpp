@@ -10,6 +10,12 @@ using evacuation::Act;
 using evacuation::ActKind;
 using evacuation::HomeEventKind;
 
+namespace {
+
+constexpr uint64_t kDrainPatienceNs = 60 * kNsPerSecond;  // for the copy to be synchronised, with a link
+
+}  // namespace
+
 void HomeService::with_capture(HomeVm& vm, std::function<Completion(CaptureSet&, size_t)> body) {
     const VmId id = vm.id;
     auto start = [this, id, body = std::move(body)](HomeVm& idle) {
@@ -54,7 +60,6 @@ void HomeService::answer(const Act& act, HomeEventKind kind, const std::string& 
 
 void HomeService::begin_evacuation() {
     evacuating_ = true;
-    ports_.reducer.command(to_reducer::Urgent{true});
     for (auto& [id, vm] : vms_) {
         vm->wire_at_alert_bytes = vm->flow->wire_bytes;
         // A round that is half-way is of no use now; its pages stay queued.
@@ -79,6 +84,7 @@ void HomeService::execute(const Act& act) {
         std::erase_if(vm->acts, [](const Act& a) {
             return a.kind == ActKind::capture_final || a.kind == ActKind::start_drain;
         });
+        vm->drain_waits_since_ns = 0;
         if (vm->busy && vm->examined.capture) vm->examined.capture->cancel = true;
         ports_.reducer.command(to_reducer::FinalMode{act.vm, false, 0});
         return;
@@ -102,7 +108,11 @@ void HomeService::pump_acts(HomeVm& vm) {
         return answer(act, HomeEventKind::guest_gone, "nobody listens on its QMP socket");
     }
     const bool needs_copy = act.kind == ActKind::capture_final;
-    if (act.kind != ActKind::start_drain && (!reachable || (needs_copy && vm.phase != VmPhase::active))) return;
+    if (act.kind == ActKind::start_drain) {
+        if (drain_must_wait(vm)) return;
+    } else if (!reachable || (needs_copy && vm.phase != VmPhase::active)) {
+        return;
+    }
     vm.acts.pop_front();
     vm.act_running = true;
     switch (act.kind) {
@@ -117,6 +127,17 @@ void HomeService::pump_acts(HomeVm& vm) {
             vm.act_running = false;
             ports_.log.error(std::string("home cannot do ") + evacuation::to_string(act.kind));
     }
+}
+
+// After a restart or a new session the copy is synchronised first: a turn that failed for that would be wasted. Time
+// without a link does not count, a refused VM does not wait.
+bool HomeService::drain_must_wait(HomeVm& vm) const {
+    const uint64_t now_ns = ports_.clock.now_ns();
+    if (vm.drain_waits_since_ns == 0 || !ports_.link.up()) vm.drain_waits_since_ns = now_ns;
+    const bool over = vm.phase == VmPhase::active || vm.phase == VmPhase::refused || vm.phase == VmPhase::moved ||
+                      now_ns - vm.drain_waits_since_ns > kDrainPatienceNs;
+    if (over) vm.drain_waits_since_ns = 0;
+    return !over;
 }
 
 // A round under way is read to its end (prestage says why) before the guest is stopped for good.

@@ -58,7 +58,7 @@ const char* to_string(VmPhase phase) {
 HomeService::HomeService(Ports ports, uint64_t fingerprint_seed) : ports_(std::move(ports)), seed_(fingerprint_seed) {}
 
 JobContext HomeService::job_context() const {
-    return {ports_.reducer, ports_.clock, ports_.log, ports_.config.site.run_dir, seed_};
+    return {ports_.reducer, ports_.clock, ports_.log, ports_.config.site.run_dir, seed_, ports_.guard};
 }
 
 // --- registry
@@ -197,19 +197,22 @@ void HomeService::connect(HomeVm& vm) {
     vm.busy = true;
     const VmId id = vm.id;
     const JobContext context = job_context();
-    // A guest in a handover may stand still and must not be probed.
+    // A guest in a handover may stand still and must not be probed. In `draining` it still runs, and what a killed gateway
+    // left of a round must be cleared away, which the examination does; the drain waits for it.
     const auto* handover = ports_.coordinator.find(id);
-    const bool known = handover != nullptr && !vm.examined.facts.ram_blocks.empty() &&
-                       handover->state() != evacuation::State::protected_ && handover->state() != evacuation::State::armed;
+    const auto state = handover == nullptr ? evacuation::State::protected_ : handover->state();
+    const bool known = !vm.examined.facts.ram_blocks.empty() && state != evacuation::State::protected_ &&
+                       state != evacuation::State::armed && state != evacuation::State::draining;
     Examined stored;
     if (known) {
         stored.facts = vm.examined.facts;
         stored.disks = vm.examined.disks;
         stored.argv = vm.examined.argv;
     }
-    const bool submitted = ports_.workers.submit([this, id, context, known, stored, name = vm.name, path = vm.qmp_path](size_t) -> Completion {
+    const bool enrolled_before = !vm.examined.facts.ram_blocks.empty();
+    const bool submitted = ports_.workers.submit([this, id, context, known, stored, enrolled_before, name = vm.name, path = vm.qmp_path](size_t) -> Completion {
         auto examined = std::make_shared<Result<Examined>>(known ? reattach_vm(context, name, path, stored)
-                                                                 : examine_vm(context, name, path));
+                                                                 : examine_vm(context, name, path, enrolled_before));
         return [this, id, examined] {
             HomeVm* found = find(id);
             if (found == nullptr) return;
@@ -380,10 +383,10 @@ void HomeService::tick() {
     for (auto& [id, vm] : vms_) pump_acts(*vm);
     if (!evacuating_) schedule_rounds();
     const auto stage = ports_.coordinator.stage();
-    if (evacuating_ && (stage == evacuation::Stage::idle || stage == evacuation::Stage::done)) {
-        evacuating_ = false;
-        ports_.reducer.command(to_reducer::Urgent{false});
-    }
+    if (evacuating_ && (stage == evacuation::Stage::idle || stage == evacuation::Stage::done)) evacuating_ = false;
+    const bool urgent = stage == evacuation::Stage::armed || stage == evacuation::Stage::evacuating;
+    if (urgent != urgent_) ports_.reducer.command(to_reducer::Urgent{urgent});
+    urgent_ = urgent;
 }
 
 void HomeService::schedule_rounds() {

@@ -26,6 +26,7 @@ class HomeService {
         ReducerStage& reducer;
         PeerLink& link;
         evacuation::Coordinator& coordinator;
+        prestage::StreamGuard* guard;  // may be null
         // Executes what the state machine permits; the app gives both sides' acts to where they belong.
         std::function<void(Result<evacuation::Acts>)> execute;
     };
@@ -81,6 +82,7 @@ class HomeService {
     void pump_acts(HomeVm& vm);
     void answer(const evacuation::Act& act, evacuation::HomeEventKind kind, const std::string& text = {},
                 Epoch epoch = {});
+    bool drain_must_wait(HomeVm& vm) const;
     void act_drain(const evacuation::Act& act, HomeVm& vm);
     void act_stop(const evacuation::Act& act, HomeVm& vm);
     void act_capture(const evacuation::Act& act, HomeVm& vm);
@@ -96,6 +98,7 @@ class HomeService {
     uint64_t next_round_ns_ = 0;  // CPU share: no pass before
     uint32_t rounds_running_ = 0;
     bool evacuating_ = false;
+    bool urgent_ = false;  // prestaging's own ceiling is off: armed or evacuating
 };
 
 }  // namespace evac::daemon

@@ -107,6 +107,7 @@ struct HomeVm {
     // Handover
     std::deque<evacuation::Act> acts;  // waiting, in order; at most a handful
     bool act_running = false;
+    uint64_t drain_waits_since_ns = 0;     // for its copy to be synchronised; 0 = it does not wait
     bool socket_dead = false;              // nobody listens on its QMP socket
     Epoch final_epoch{};
     uint64_t backlog_at_alert_bytes = 0;

@@ -29,6 +29,22 @@ Errc code_of(long status) {
 
 }  // namespace
 
+std::string path_step(const std::string& text) {
+    static constexpr char kHex[] = "0123456789ABCDEF";
+    std::string out;
+    for (const char c : text) {
+        const auto byte = static_cast<unsigned char>(c);
+        const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
+                           c == '.' || c == '_' || c == '~';
+        if (plain) {
+            out += c;
+        } else {
+            out += {'%', kHex[byte >> 4], kHex[byte & 15]};
+        }
+    }
+    return out;
+}
+
 Result<Reply> Client::call(const char* method, const std::string& path, const Json* body) const {
     const std::unique_ptr<CURL, void (*)(CURL*)> curl(curl_easy_init(), curl_easy_cleanup);
     if (!curl) return make_error(Errc::internal, "libcurl cannot be started");
@@ -36,6 +52,7 @@ Result<Reply> Client::call(const char* method, const std::string& path, const Js
     const std::string url = "http://evacgwd" + path;
     const std::string payload = body == nullptr ? std::string() : body->dump();
     curl_easy_setopt(curl.get(), CURLOPT_URL, url.c_str());
+    curl_easy_setopt(curl.get(), CURLOPT_PATH_AS_IS, 1L);  // ".." is a name like any other
     curl_easy_setopt(curl.get(), CURLOPT_UNIX_SOCKET_PATH, socket_path_.c_str());
     curl_easy_setopt(curl.get(), CURLOPT_CUSTOMREQUEST, method);
     curl_easy_setopt(curl.get(), CURLOPT_WRITEFUNCTION, collect);

@@ -15,6 +15,9 @@ struct Reply {
     std::string text;
 };
 
+// A text of the operator's as one step of a path: what is not a letter, a digit or - . _ ~ is escaped.
+std::string path_step(const std::string& text);
+
 class Client {
   public:
     explicit Client(std::string socket_path) : socket_path_(std::move(socket_path)) {}

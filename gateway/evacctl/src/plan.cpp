@@ -1,6 +1,8 @@
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 
 #include "evac/core/clock.hpp"
 #include "evac/planner/plan.hpp"
@@ -12,7 +14,7 @@ namespace {
 struct Options {
     bool dry_run = false;
     std::string inventory, svg, save_inventory;
-    double rate_mbit = 0, deadline_s = -1;
+    std::optional<double> rate_mbit, deadline_s;  // refused by the planner when out of range
     std::vector<std::string> freeze, exclude;
 };
 
@@ -25,8 +27,13 @@ Result<std::string> inventory_text(const Context& context, const Options& option
         }
         return reply->text;
     }
+    std::error_code unknown;
     std::ifstream file(options.inventory, std::ios::binary);
-    if (!file) return make_error(Errc::invalid_argument, "--inventory: '" + options.inventory + "' cannot be read");
+    // Reading a directory throws; a device may never end.
+    if (!file || !std::filesystem::is_regular_file(options.inventory, unknown)) {
+        return make_error(Errc::invalid_argument, "--inventory: '" + options.inventory +
+                                                      "' cannot be read; the path of a JSON file is accepted");
+    }
     return std::string{std::istreambuf_iterator<char>(file), {}};
 }
 
@@ -43,8 +50,8 @@ int run(const Context& context, const Options& options) {
     auto text = inventory_text(context, options);
     if (!text.ok()) return fail(text.error());
     planner::PlanOptions plan_options;
-    if (options.rate_mbit != 0) plan_options.what_if.goodput_mbit = options.rate_mbit;
-    if (options.deadline_s >= 0) plan_options.what_if.deadline_s = options.deadline_s;
+    plan_options.what_if.goodput_mbit = options.rate_mbit;
+    plan_options.what_if.deadline_s = options.deadline_s;
     plan_options.what_if.exclude = options.exclude;
     for (const auto& name : options.freeze) plan_options.solve.forced_mode.emplace_back(name, planner::Mode::freeze);
     // The daemon's handover stops each guest for its last pass (live passes under KVM are pending): plan what it does.

@@ -27,7 +27,7 @@ int add(const Context& context, const AddOptions& options) {
     if (!reply.ok()) return fail(reply.error());
     Json vm = reply->body;
     for (double waited_s = 0; waited_s < options.wait_s; waited_s += kPollS) {
-        auto now = client.get("/v1/vms/" + options.name);
+        auto now = client.get("/v1/vms/" + path_step(options.name));
         if (!now.ok()) return fail(now.error());
         vm = now->body;
         const std::string phase = vm["phase"];
@@ -39,7 +39,7 @@ int add(const Context& context, const AddOptions& options) {
         }
         if (phase == "refused" || (phase == "offline" && !vm["detail"].get<std::string>().empty())) {
             // Nothing half-applied: what was refused is not kept.
-            static_cast<void>(client.remove("/v1/vms/" + options.name).ok());
+            static_cast<void>(client.remove("/v1/vms/" + path_step(options.name)).ok());
             std::fprintf(stderr, "evacctl: vm '%s' cannot be protected: %s\n", options.name.c_str(),
                          vm["detail"].get<std::string>().c_str());
             return kError;
@@ -65,7 +65,7 @@ int list(const Context& context) {
 }
 
 int show(const Context& context, const std::string& name) {
-    auto reply = context.client().get("/v1/vms/" + name);
+    auto reply = context.client().get("/v1/vms/" + path_step(name));
     if (!reply.ok()) return fail(reply.error());
     if (context.json()) return print_json(reply->body);
     for (const auto& [key, value] : reply->body.items()) {
@@ -102,14 +102,14 @@ void add_vm(CLI::App& cli, Context& context) {
     remove_verb->add_option("name", *name)->required();
     remove_verb->callback([&context, name] {
         context.chosen = [&context, name] {
-            return simple(context.client().remove("/v1/vms/" + *name), *name + ": removed");
+            return simple(context.client().remove("/v1/vms/" + path_step(*name)), *name + ": removed");
         };
     });
     auto* release_verb = vm->add_subcommand("release", "let a landing that is held paused run (at the site where it landed)");
     release_verb->add_option("name", *name)->required();
     release_verb->callback([&context, name] {
         context.chosen = [&context, name] {
-            return simple(context.client().post("/v1/vms/" + *name + "/release", Json::object()), *name + ": released");
+            return simple(context.client().post("/v1/vms/" + path_step(*name) + "/release", Json::object()), *name + ": released");
         };
     });
 }

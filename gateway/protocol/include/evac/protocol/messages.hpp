@@ -16,7 +16,7 @@
 //    |<------ SEAL_RESULT {epoch, ok} -------|          control
 //    |<-----> HANDOVER {evacuation's own grammar}       control
 //    |-- FORGET ---------------------------->|          control
-//    |<-----> HEARTBEAT -------------------->|          control   authenticated liveness, every second
+//    |<-----> HEARTBEAT -------------------->|          control   authenticated liveness, every 500 ms; armed: start landings ahead
 //
 // Version rule: kProtocolVersion is in HELLO; a peer of another version is refused by name, nothing else is said.
 // Decoders are total: any bytes give a message or an Error (corrupt), with bounded memory.

@@ -1,0 +1,218 @@
+"""`vm add` of what cannot be protected, and requests to the API that make no sense: refused, said why, not kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import unittest
+from pathlib import Path
+
+from support import Pair, UnixConnection, Workspace, request, wait_until
+
+OK, ERROR, USAGE = 0, 1, 2
+
+
+class Listener:
+    """A Unix socket that answers every connection with the same bytes."""
+
+    def __init__(self, path: Path, says: bytes) -> None:
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._server.bind(str(path))
+        self._server.listen(8)
+        self._open: list[socket.socket] = []
+        self._says = says
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            self._open.append(connection)
+            try:
+                connection.sendall(self._says)
+            except OSError:
+                pass
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        for one in (*self._open, self._server):
+            one.close()
+
+
+class VmAndApi(unittest.TestCase):
+    work: Workspace
+    pair: Pair
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.work = Workspace()
+        cls.addClassCleanup(cls.work.remove)
+        cls.pair = Pair(cls.work)
+        cls.addClassCleanup(cls.pair.stop)
+        cls.pair.start()
+
+    def tearDown(self) -> None:
+        """Nothing that was refused is kept, by either side or on disk, and both live."""
+        for daemon in (self.pair.a, self.pair.b):
+            daemon.check_alive()
+            self.assertEqual(daemon.api("GET", "/v1/vms"), (200, []))
+            self.assertEqual(list((daemon.state / "home").glob("*.json")), [])
+        self.assertEqual(self.pair.a.ctl("vm", "list", "--output", "json").out.strip(), "[]")
+
+    def refused(self, arguments: list[str], code: int, *said: str) -> None:
+        done = self.pair.a.ctl("vm", "add", *arguments, timeout_s=60)
+        self.assertEqual((done.code, done.out), (code, ""), done)
+        self.assertTrue(done.err.startswith("evacctl: "), done.err)
+        for words in said:
+            self.assertIn(words, done.err)
+
+    def qemu(self, name: str, *arguments: str) -> str:
+        path = self.work.root / f"{name}.qmp"
+        process = subprocess.Popen(
+            ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-m", "64",
+             "-qmp", f"unix:{path},server=on,wait=off", *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+        def end() -> None:
+            process.kill()
+            process.communicate()
+
+        self.addCleanup(end)
+        wait_until(f"QEMU {name} listens", lambda: path.exists() and process.poll() is None)
+        return str(path)
+
+    def test_names(self) -> None:
+        for name in ("a/b", "..", ".hidden", "two words", "x" * 65, "ä", "a\nb"):
+            with self.subTest(name):
+                self.refused([name, "--qmp", "/nowhere"], USAGE, "name: ", "is refused", "letters, digits")
+
+    def test_paths(self) -> None:
+        self.refused(["vm", "--qmp", "relative.sock"], USAGE, "qmp: 'relative.sock'", "absolute path")
+        nowhere = str(self.work.root / "nowhere.sock")
+        self.refused(["vm", "--qmp", nowhere], ERROR, "vm 'vm' cannot be protected", nowhere, "No such file")
+        plain = self.work.root / "plain"
+        plain.write_text("not a socket")
+        self.refused(["vm", "--qmp", str(plain)], ERROR, str(plain))
+        self.refused(["vm", "--qmp", str(self.work.root)], ERROR, str(self.work.root))
+        self.refused(["vm", "--qmp", "/x" * 60], ERROR, "/x/x")
+        self.refused(["vm", "--qmp", nowhere, "--priority", "0"], USAGE, "priority: a number from 1")
+        self.refused(["vm", "--qmp", nowhere, "--priority", "nan"], USAGE, "priority: a number")
+        self.refused(["vm", "--qmp", nowhere, "--max-downtime-ms=-1"], USAGE, "max_downtime_ms: a number from 1")
+
+    def test_a_socket_that_is_not_qmp(self) -> None:
+        for name, says in (("ssh", b"SSH-2.0-OpenSSH_9.2\r\n"), ("json", b'{"hello": "world"}\n'),
+                           ("html", b"<html>\n"), ("bytes", os.urandom(64) + b"\n")):  # fmt: skip
+            with self.subTest(name):
+                path = self.work.root / f"{name}.sock"
+                listener = Listener(path, says)
+                self.refused(["vm", "--qmp", str(path)], ERROR, "cannot be protected", str(path), "QMP")
+                listener.close()
+
+    def test_vms_that_cannot_be_migrated(self) -> None:
+        self.refused(["none", "--qmp", self.qemu("none", "-M", "none")], ERROR, "none")
+        self.refused(["micro", "--qmp", self.qemu("micro", "-M", "microvm")], ERROR, "microvm")
+        # QEMU itself says that this one cannot be migrated: a 9p export that is mounted blocks it, and so does
+        # a device marked unmigratable; -only-migratable would not start it.
+        share = self.work.root / "share"
+        share.mkdir(exist_ok=True)
+        path = self.qemu("blocked", "-M", "pc", "-device", "ivshmem-plain,memdev=shm,master=off",
+                         "-object", "memory-backend-ram,id=shm,size=1M,share=on")  # fmt: skip
+        self.refused(["blocked", "--qmp", path], ERROR, "igrat")
+
+    def test_show_and_remove_of_strangers(self) -> None:
+        for verb in ("show", "remove"):
+            for name in ("nobody", "a b", "..", "x?y", "%2e", "a#b"):
+                with self.subTest(f"{verb} {name}"):
+                    done = self.pair.a.ctl("vm", verb, name)
+                    self.assertEqual((done.code, done.out), (ERROR, ""), done)
+                    self.assertIn(f"vm '{name}' is not enrolled", done.err)
+        self.assertEqual(self.pair.a.ctl("vm", "release", "nobody").code, ERROR)
+
+    def test_nothing_to_evacuate(self) -> None:
+        done = self.pair.a.ctl("evacuate")
+        self.assertEqual((done.code, done.out), (ERROR, ""), done)
+        self.assertIn("no VM is protected", done.err)
+        done = self.pair.a.ctl("evacuate", "nobody")
+        self.assertEqual(done.code, ERROR, done)
+        self.assertIn("vm 'nobody' is not enrolled", done.err)
+        done = self.pair.a.ctl("plan", "--dry-run")
+        self.assertEqual((done.code, done.out), (ERROR, ""), done)
+        self.assertIn("no VM is enrolled", done.err)
+        self.assertEqual(self.pair.a.api("GET", "/v1/evacuation"), (200, None))
+
+    def bad(self, method: str, path: str, body: object, status: int, said: str) -> None:
+        code, answer = self.pair.a.api(method, path, body)
+        self.assertEqual(code, status, answer)
+        self.assertIn(said, answer["error"])
+
+    def test_api_bodies(self) -> None:
+        good = {"name": "vm", "qmp": "/nowhere"}
+        for more, said in (
+            ({"colour": "red"}, "colour: unknown field"),
+            ({"name": 7}, "name: a text is accepted"),
+            ({"qmp": ["/x"]}, "qmp: a text is accepted"),
+            ({"priority": "high"}, "priority: a number is accepted"),
+            ({"priority": 1e300}, "priority: a number from 1"),
+            ({"max_downtime_ms": 0}, "max_downtime_ms: a number from 1"),
+            ({"name": None}, "name: a text is accepted"),
+        ):
+            with self.subTest(more):
+                self.bad("POST", "/v1/vms", {**good, **more}, 400, said)
+        self.bad("POST", "/v1/vms", {}, 400, "name: ''")
+        for body in (b"{", b"[]", b"7", b"\xff\xfe", b'{"name": "x", "priority": NaN}', b"[" * 200_000):
+            with self.subTest(body[:20]):
+                self.bad("POST", "/v1/vms", body, 400, "body: a JSON object is accepted")
+        for more, said in (({"vms": "a"}, "vms: a list of texts"), ({"vms": [1]}, "vms: a list of texts"),
+                           ({"planned": "yes"}, "planned: true or false"), ({"x": 1}, "x: unknown field")):  # fmt: skip
+            with self.subTest(more):
+                self.bad("POST", "/v1/evacuation", more, 400, said)
+
+    def test_a_deeply_nested_body(self) -> None:
+        """Copying such a value would overrun the stack."""
+        deep = b"[" * 400_000 + b"]" * 400_000
+        self.bad("POST", "/v1/vms", b'{"name": ' + deep + b"}", 400, "name: a text is accepted")
+        self.bad("POST", "/v1/evacuation", b'{"vms": [' + deep + b"]}", 400, "vms: a list of texts")
+        self.bad("POST", "/v1/vms", b'{"x": ' + deep + b"}", 400, "x: unknown field")
+
+    def test_huge_bodies(self) -> None:
+        for size in ((1 << 20) + 1, 8 << 20):
+            self.bad("POST", "/v1/vms", b" " * size, 413, "at most 1 MiB")
+
+    def test_paths_and_methods(self) -> None:
+        for method, path in (("GET", "/"), ("GET", "/v1"), ("GET", "/v2/status"), ("POST", "/v1/status"),
+                             ("PUT", "/v1/vms"), ("GET", "/v1/vms/nobody"), ("DELETE", "/v1/vms/nobody"),
+                             ("GET", "/v1/status/x"), ("POST", "/v1/vms/nobody/release"),
+                             ("GET", "/v1/vms/../status"), ("GET", "/" + "x" * 2000)):  # fmt: skip
+            with self.subTest(f"{method} {path[:30]}"):
+                code, answer = self.pair.a.api(method, path)
+                self.assertEqual(code, 404, answer)
+                self.assertIn("error", answer)
+
+    def test_what_is_not_http(self) -> None:
+        for junk in (b"\x16\x03\x01garbage\r\n\r\n", b"GET\r\n\r\n", os.urandom(4096) + b"\r\n\r\n"):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
+                stranger.connect(str(self.pair.a.socket))
+                stranger.sendall(junk)
+                stranger.shutdown(socket.SHUT_WR)
+                stranger.settimeout(5)
+                try:
+                    self.assertNotIn(b" 200 ", stranger.recv(4096))
+                except ConnectionError:
+                    pass
+        self.assertEqual(self.pair.a.api("GET", "/v1/status")[0], 200)
+
+    def test_the_socket_is_the_owners(self) -> None:
+        self.assertEqual(self.pair.a.socket.stat().st_mode & 0o777, 0o600)
+        answer = request(UnixConnection(str(self.pair.a.socket)), "GET", "/v1/doctor", None)
+        self.assertEqual(answer[0], 200)
+        self.assertIn("peer", json.dumps(answer[1]))
+
+
+if __name__ == "__main__":
+    unittest.main()
