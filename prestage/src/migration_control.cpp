@@ -199,6 +199,8 @@ Status recover_on(qmp::Client& client, const Recovery& recovery, bool lifted, co
     };
     if (lifted) {
         log.warning("capture " + client.path() + ": a background snapshot broke; its write protection was taken off");
+    }
+    if (lifted || recovery.heal) {
         if (recovery.was_running && !recovery.run_dir.empty()) {
             const Status healed = heal(client, recovery.run_dir, clock);
             if (!healed.ok()) warn("QEMU may refuse the next plain migration", healed.error());

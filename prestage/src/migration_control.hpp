@@ -55,6 +55,7 @@ struct Recovery {
     SavedSettings saved;
     std::string run_dir;
     int limit_ms = 0;
+    bool heal = false;  // also when nothing is write-protected now
 };
 Status recover(qmp::Client& client, const Recovery& recovery, const Clock& clock, Logger& log);
 

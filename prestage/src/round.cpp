@@ -370,6 +370,7 @@ Status ensure_running(qmp::Client& client, const std::string& run_dir, const Clo
     recovery.saved.capabilities.emplace_back("background-snapshot", false);
     recovery.run_dir = run_dir;
     recovery.limit_ms = kRecoveryMs;
+    recovery.heal = has_userfault_fd(client.peer_pid());
     return recover(client, recovery, clock, log);
 }
 

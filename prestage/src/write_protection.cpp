@@ -83,4 +83,10 @@ Result<int> lift_write_protection(int pid) {
     return static_cast<int>(ranges->size());
 }
 
+bool has_userfault_fd(int pid) {
+    if (pid <= 0) return false;
+    const auto fds = userfault_fds("/proc/" + std::to_string(pid));
+    return fds.ok() && !fds->empty();
+}
+
 }  // namespace evac::prestage

@@ -11,4 +11,7 @@ namespace evac::prestage {
 // background snapshot is being read by anybody. Errors: io (no permission, kernel before 5.6).
 Result<int> lift_write_protection(int pid);
 
+// The process has a userfaultfd open, which QEMU has outside of a background snapshot only when one broke before.
+bool has_userfault_fd(int pid);
+
 }  // namespace evac::prestage

@@ -79,6 +79,9 @@ Status AlertDesk::load() {
                     record.value("title", ""),           record.value("reality", ""),  record.value("action", ""),
                     record.value("reason", "")};
         engine_.remember(entry.telegram);
+        for (const auto action : {alert::Action::arm, alert::Action::evacuate, alert::Action::cancel}) {
+            if (entry.action == alert::to_string(action)) engine_.remember_action(entry.event_id, action);
+        }
         if (entries_.size() == kEntriesMax) entries_.pop_front();
         entries_.push_back(std::move(entry));
     }
