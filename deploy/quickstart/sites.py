@@ -170,6 +170,11 @@ class Site:
                 start_new_session=True,
             )  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        assert self._daemon is not None
+        return self._daemon.pid
+
     def check_alive(self) -> None:
         if self._daemon and self._daemon.poll() is not None:
             tail = self.layout.log.read_text(errors="replace")[-2000:]

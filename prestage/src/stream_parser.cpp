@@ -53,14 +53,16 @@ const char* unsupported_flag(uint64_t flags) {
     return "unknown flag";
 }
 
-// Where the tail proper ends: just after the 00 of `00 06 <u32 n> <json of n bytes> <end>`; 0 when there is none.
-// JSON holds no NUL, so the last candidate is the right one whatever the devices' bytes look like.
+// Where the tail proper ends: just after the 00 of `7e <u32 id> 00 06 <u32 n> <json of n bytes> <end>`; 0 when there is
+// none. JSON holds no NUL, so the last candidate is the right one whatever the devices' bytes look like.
 size_t find_description(ByteSpan tail) {
+    constexpr size_t kFooterBytes = 5;
     constexpr size_t kHeader = 6;
-    if (tail.size() < kHeader + 2) return 0;
-    if (tail.back() != std::byte{'}'}) return 0;
-    for (size_t at = tail.size() - kHeader - 2 + 1; at-- > 0;) {
+    constexpr size_t kJsonBytesMin = 2;
+    if (tail.size() < kFooterBytes + kHeader + kJsonBytesMin || tail.back() != std::byte{'}'}) return 0;
+    for (size_t at = tail.size() - kHeader - kJsonBytesMin; at >= kFooterBytes; --at) {
         if (tail[at] != std::byte{kEof} || tail[at + 1] != std::byte{kDescription}) continue;
+        if (tail[at - kFooterBytes] != std::byte{kFooter}) continue;
         ByteReader reader(tail.subspan(at + 2));
         if (reader.be32() != tail.size() - at - kHeader) continue;
         const ByteSpan json = tail.subspan(at + kHeader);

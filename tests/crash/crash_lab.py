@@ -1,4 +1,4 @@
-"""Two sites, one guest and the prover, set up anew for each case on namespaces that all cases share."""
+"""Two sites, one guest and the prover, new for each case, on namespaces that all cases share."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Reads a daemon's handover journal while the daemon writes it. Shares no code with the gateway: the
-grammar is that of gateway/evacuation/include/evac/evacuation/journal.hpp."""
+"""Reads a daemon's handover journal while the daemon writes it. Shares no code with the gateway:
+the grammar is that of gateway/evacuation/include/evac/evacuation/journal.hpp."""
 
 from __future__ import annotations
 

@@ -11,7 +11,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from journal_reader import AWAY, HOME, Entry, JournalReader, crc32c, last_state, parse_records  # noqa: E402
+from journal_reader import (  # noqa: E402
+    AWAY,
+    HOME,
+    Entry,
+    JournalReader,
+    crc32c,
+    last_state,
+    parse_records,
+)
 from kill_each_state import Case  # noqa: E402
 from run_states import RunStates  # noqa: E402
 

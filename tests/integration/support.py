@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("EVAC_BIN", ROOT / "build" / "release" / "bin"))
 sys.path.insert(0, str(ROOT / "deploy" / "quickstart"))
-from sites import make_secrets, openssl, toml  # noqa: E402, F401
+from sites import make_secrets, toml  # noqa: E402
 
 START_S = 20.0
 Sections = dict[str, dict[str, Any]]

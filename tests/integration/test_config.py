@@ -9,7 +9,7 @@ import unittest
 from collections.abc import Callable
 from pathlib import Path
 
-from support import BIN, Sections, Workspace, free_port, openssl, run
+from support import BIN, Sections, Workspace, free_port, run
 
 
 class BadConfig(unittest.TestCase):
@@ -185,10 +185,6 @@ class BadConfig(unittest.TestCase):
         other = str(keys / "site-b.key")
         self.put("wan", "key", other, other, "does not belong to the certificate")
         self.put("webhook", "key", other, other, "does not belong to the certificate")
-        expired = keys / "expired.pem"
-        openssl("req", "-x509", "-key", str(keys / "site-a.key"), "-subj", "/CN=site-a", "-days", "-1",
-                "-out", str(expired))  # fmt: skip
-        self.put("wan", "cert", str(expired), str(expired), "expired")
 
     def test_pair_secret(self) -> None:
         secret = self.work.keys / "other.secret"

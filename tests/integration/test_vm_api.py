@@ -101,9 +101,9 @@ class VmAndApi(unittest.TestCase):
         self.refused(["vm", "--qmp", str(plain)], ERROR, str(plain))
         self.refused(["vm", "--qmp", str(self.work.root)], ERROR, str(self.work.root))
         self.refused(["vm", "--qmp", "/x" * 60], ERROR, "/x/x")
-        self.refused(["vm", "--qmp", nowhere, "--priority", "0"], USAGE, "priority: a number from 1")
-        self.refused(["vm", "--qmp", nowhere, "--priority", "nan"], USAGE, "priority: a number")
-        self.refused(["vm", "--qmp", nowhere, "--max-downtime-ms=-1"], USAGE, "max_downtime_ms: a number from 1")
+        self.refused(["vm", "--qmp", nowhere, "--priority", "0"], USAGE, "priority: 0 is refused", "a number from 1 to 1e+06")
+        self.refused(["vm", "--qmp", nowhere, "--priority", "nan"], USAGE, "priority: null is refused", "a number")
+        self.refused(["vm", "--qmp", nowhere, "--max-downtime-ms=-1"], USAGE, "max_downtime_ms: -1 is refused")
 
     def test_a_socket_that_is_not_qmp(self) -> None:
         for name, says in (("ssh", b"SSH-2.0-OpenSSH_9.2\r\n"), ("json", b'{"hello": "world"}\n'),
@@ -114,16 +114,36 @@ class VmAndApi(unittest.TestCase):
                 self.refused(["vm", "--qmp", str(path)], ERROR, "cannot be protected", str(path), "QMP")
                 listener.close()
 
+    def test_remove_while_it_is_examined(self) -> None:
+        """A socket that accepts and says nothing keeps the examination waiting."""
+        path = self.work.root / "mute.sock"
+        listener = Listener(path, b"")
+        code, _ = self.pair.a.api("POST", "/v1/vms", {"name": "mute", "qmp": str(path)})
+        self.assertEqual(code, 202)
+        code, answer = self.pair.a.api("DELETE", "/v1/vms/mute")
+        self.assertIn(code, (202, 503), answer)
+        self.pair.a.check_alive()
+        listener.close()
+        wait_until("it is removed", lambda: self.pair.a.api("DELETE", "/v1/vms/mute")[0] in (202, 404))
+
+    def test_two_vms_of_one_name_or_socket(self) -> None:
+        path = self.work.root / "held.sock"
+        listener = Listener(path, b"")
+        self.assertEqual(self.pair.a.api("POST", "/v1/vms", {"name": "held", "qmp": str(path)})[0], 202)
+        self.refused(["held", "--qmp", "/elsewhere"], ERROR, "name: 'held' is enrolled already")
+        self.refused(["other", "--qmp", str(path)], ERROR, f"qmp: '{path}' is 'held's")
+        listener.close()
+        gone = lambda: self.pair.a.api("GET", "/v1/vms/held")[1]["phase"] in ("offline", "refused")  # noqa: E731
+        wait_until("the examination ends", gone)
+        self.assertEqual(self.pair.a.ctl("vm", "remove", "held").out, "held: removed\n")
+
     def test_vms_that_cannot_be_migrated(self) -> None:
-        self.refused(["none", "--qmp", self.qemu("none", "-M", "none")], ERROR, "none")
-        self.refused(["micro", "--qmp", self.qemu("micro", "-M", "microvm")], ERROR, "microvm")
-        # QEMU itself says that this one cannot be migrated: a 9p export that is mounted blocks it, and so does
-        # a device marked unmigratable; -only-migratable would not start it.
-        share = self.work.root / "share"
-        share.mkdir(exist_ok=True)
+        self.refused(["none", "--qmp", self.qemu("none", "-M", "none")], ERROR, "machine type is 'none'", "pc-q35-* and")
+        self.refused(["micro", "--qmp", self.qemu("micro", "-M", "microvm")], ERROR, "machine type is 'microvm'")
+        # QEMU itself says that this one cannot be migrated: shared memory whose peer it is blocks that.
         path = self.qemu("blocked", "-M", "pc", "-device", "ivshmem-plain,memdev=shm,master=off",
                          "-object", "memory-backend-ram,id=shm,size=1M,share=on")  # fmt: skip
-        self.refused(["blocked", "--qmp", path], ERROR, "igrat")
+        self.refused(["blocked", "--qmp", path], ERROR, "QEMU can not migrate it", "ivshmem")
 
     def test_show_and_remove_of_strangers(self) -> None:
         for verb in ("show", "remove"):
@@ -155,12 +175,12 @@ class VmAndApi(unittest.TestCase):
         good = {"name": "vm", "qmp": "/nowhere"}
         for more, said in (
             ({"colour": "red"}, "colour: unknown field"),
-            ({"name": 7}, "name: a text is accepted"),
-            ({"qmp": ["/x"]}, "qmp: a text is accepted"),
-            ({"priority": "high"}, "priority: a number is accepted"),
-            ({"priority": 1e300}, "priority: a number from 1"),
-            ({"max_downtime_ms": 0}, "max_downtime_ms: a number from 1"),
-            ({"name": None}, "name: a text is accepted"),
+            ({"name": 7}, "name: 7 is refused; accepted: a text"),
+            ({"qmp": ["/x"]}, "qmp: a list is refused; accepted: a text"),
+            ({"priority": "high"}, 'priority: "high" is refused; accepted: a number'),
+            ({"priority": 1e300}, "priority: 1e+300 is refused; accepted: a number from 1"),
+            ({"max_downtime_ms": 0}, "max_downtime_ms: 0 is refused"),
+            ({"name": None}, "name: null is refused; accepted: a text"),
         ):
             with self.subTest(more):
                 self.bad("POST", "/v1/vms", {**good, **more}, 400, said)
@@ -168,16 +188,16 @@ class VmAndApi(unittest.TestCase):
         for body in (b"{", b"[]", b"7", b"\xff\xfe", b'{"name": "x", "priority": NaN}', b"[" * 200_000):
             with self.subTest(body[:20]):
                 self.bad("POST", "/v1/vms", body, 400, "body: a JSON object is accepted")
-        for more, said in (({"vms": "a"}, "vms: a list of texts"), ({"vms": [1]}, "vms: a list of texts"),
-                           ({"planned": "yes"}, "planned: true or false"), ({"x": 1}, "x: unknown field")):  # fmt: skip
+        for more, said in (({"vms": "a"}, 'vms: "a" is refused; accepted: a list of texts'), ({"vms": [1]}, "vms: a list with 1 is refused; accepted: a list of texts"),
+                           ({"planned": "yes"}, "planned: \"yes\" is refused; accepted: true or false"), ({"x": 1}, "x: unknown field")):  # fmt: skip
             with self.subTest(more):
                 self.bad("POST", "/v1/evacuation", more, 400, said)
 
     def test_a_deeply_nested_body(self) -> None:
         """Copying such a value would overrun the stack."""
         deep = b"[" * 400_000 + b"]" * 400_000
-        self.bad("POST", "/v1/vms", b'{"name": ' + deep + b"}", 400, "name: a text is accepted")
-        self.bad("POST", "/v1/evacuation", b'{"vms": [' + deep + b"]}", 400, "vms: a list of texts")
+        self.bad("POST", "/v1/vms", b'{"name": ' + deep + b"}", 400, "name: a list is refused; accepted: a text")
+        self.bad("POST", "/v1/evacuation", b'{"vms": [' + deep + b"]}", 400, "vms: a list with a list is refused")
         self.bad("POST", "/v1/vms", b'{"x": ' + deep + b"}", 400, "x: unknown field")
 
     def test_huge_bodies(self) -> None:

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "app.hpp"
 #include "files.hpp"
@@ -13,6 +14,8 @@ namespace {
 using Json = nlohmann::json;
 using api::HttpRequest;
 using api::HttpResponse;
+
+constexpr size_t kEchoMax = 80;  // of a refused value, in messages
 
 HttpResponse json_response(int status, const Json& body) {
     return {status, body.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n", "application/json", {}};
@@ -53,7 +56,7 @@ class Fields {
     double number(const char* name, double fallback, double low, double high) {
         const double value = take<double>(name, fallback, &Json::is_number, "a number");
         if (!std::isfinite(value) || value < low || value > high) {
-            fail(std::string(name) + ": a number from " + std::to_string(low) + " to " + std::to_string(high) + " is accepted");
+            refuse(name, plain(value), "a number from " + plain(low) + " to " + plain(high));
         }
         return value;
     }
@@ -64,7 +67,7 @@ class Fields {
             if (item.is_string()) {
                 values.push_back(item.get<std::string>());
             } else {
-                fail(std::string(name) + ": a list of texts is accepted");
+                refuse(name, "a list with " + shown(item), "a list of texts");
             }
         }
         return values;
@@ -89,8 +92,23 @@ class Fields {
                 return value.get<T>();
             }
         }
-        fail(std::string(name) + ": " + accepted + " is accepted");
+        refuse(name, shown(value), accepted);
         return fallback;
+    }
+    // Never dumps a list or an object: that recurses.
+    static std::string shown(const Json& value) {
+        if (value.is_array()) return "a list";
+        if (value.is_object()) return "an object";
+        const std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
+        return text.size() > kEchoMax ? text.substr(0, kEchoMax) + "..." : text;
+    }
+    static std::string plain(double value) {
+        std::ostringstream out;
+        out << value;
+        return out.str();
+    }
+    void refuse(const std::string& name, const std::string& value, const std::string& accepted) {
+        fail(name + ": " + value + " is refused; accepted: " + accepted);
     }
     void fail(const std::string& text) {
         if (!error_) error_ = make_error(Errc::invalid_argument, text);

@@ -1,0 +1,199 @@
+#include "evac/prestage/dirty_queue.hpp"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <thread>
+
+#include "evac/core/random.hpp"
+
+namespace evac::prestage {
+namespace {
+
+constexpr uint64_t kPages = 300;
+const std::vector<RegionInfo> kRegions{{"pc.ram", RegionKind::main_ram, 200 * kPageBytes},
+                                       {"disk0", RegionKind::disk, 99 * kPageBytes + 1}};
+using Content = std::array<std::byte, kPageBytes>;
+
+CapturedPage make_page(RegionId region, uint64_t page, uint32_t epoch, uint64_t version, uint8_t heat, Content& content) {
+    CapturedPage out;
+    out.region = region;
+    out.page = page;
+    out.epoch = Epoch{epoch};
+    out.heat = heat;
+    out.is_zero = version % 5 == 0;
+    out.fingerprint = {out.is_zero ? 77 : version + 1000, 1};
+    content.fill(static_cast<std::byte>(version));
+    std::memcpy(content.data(), &version, sizeof(version));
+    if (!out.is_zero) out.bytes = content;
+    return out;
+}
+
+// The queue as a map plus ordered lists, as slow and as plain as can be.
+struct Model {
+    struct Waiting {
+        uint32_t epoch;
+        uint64_t version;
+        uint8_t heat;
+        bool zero;
+        uint32_t list;
+        uint64_t order;
+    };
+    std::map<std::pair<uint16_t, uint64_t>, Waiting> waiting;
+    uint64_t next_order = 0;
+
+    EnqueueOutcome enqueue(const CapturedPage& page, uint64_t version, bool obligation, bool full) {
+        const auto key = std::pair{raw(page.region), page.page};
+        auto found = waiting.find(key);
+        if (found == waiting.end()) {
+            if (full) return EnqueueOutcome::full;
+            const uint32_t list = (obligation ? 0 : 16) + page.heat / 16;
+            waiting[key] = {raw(page.epoch), version, page.heat, page.is_zero, list, next_order++};
+            return EnqueueOutcome::queued;
+        }
+        Waiting& w = found->second;
+        if (raw(page.epoch) < w.epoch) return EnqueueOutcome::stale;
+        const bool duplicate = (w.zero && page.is_zero) || (!w.zero && !page.is_zero && w.version == version);
+        const uint32_t list = (obligation || w.list < 16 ? 0 : 16) + page.heat / 16;
+        const uint64_t order = list == w.list ? w.order : next_order++;
+        w = {raw(page.epoch), version, page.heat, page.is_zero, list, order};
+        return duplicate ? EnqueueOutcome::duplicate : EnqueueOutcome::replaced;
+    }
+    auto first() {
+        return std::min_element(waiting.begin(), waiting.end(), [](const auto& a, const auto& b) {
+            return std::pair(a.second.list, a.second.order) < std::pair(b.second.list, b.second.order);
+        });
+    }
+};
+
+void run_model(uint64_t seed, uint64_t budget_pages) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Random random(seed);
+    PagePool pool(budget_pages * kQueuedPageBytes);
+    DirtyQueue queue(pool, kRegions);
+    Model model;
+    Content content;
+    for (int step = 0; step < 20'000; ++step) {
+        if (random.chance(0.6)) {
+            const RegionId region{static_cast<uint16_t>(random.below(2))};
+            const uint64_t page_no = random.below(raw(region) == 0 ? 200 : 100);
+            const uint64_t version = random.below(12);
+            const CapturedPage page = make_page(region, page_no, static_cast<uint32_t>(step / 100 + random.below(3)), version,
+                                                static_cast<uint8_t>(random.next()), content);
+            const bool obligation = random.chance(0.1);
+            const bool full = model.waiting.size() >= budget_pages;
+            const auto expected = model.enqueue(page, version, obligation, full);
+            if (random.chance(0.5) && pool.budget().try_reserve()) {
+                ASSERT_EQ(queue.enqueue_reserved(page, obligation), expected);
+            } else {
+                ASSERT_EQ(queue.enqueue(page, obligation), expected);
+            }
+        } else {
+            const auto taken = queue.take();
+            ASSERT_EQ(taken.has_value(), !model.waiting.empty());
+            if (!taken) continue;
+            const auto first = model.first();
+            ASSERT_EQ((std::pair{raw(taken->region), taken->page}), first->first);
+            ASSERT_EQ(raw(taken->epoch), first->second.epoch);
+            ASSERT_EQ(taken->heat, first->second.heat);
+            ASSERT_EQ(taken->is_zero, first->second.zero);
+            if (!taken->is_zero) {
+                uint64_t version = 0;
+                std::memcpy(&version, taken->bytes.data(), sizeof(version));
+                ASSERT_EQ(version, first->second.version);
+                ASSERT_EQ(taken->fingerprint.low, version + 1000);
+            }
+            model.waiting.erase(first);
+            ASSERT_FALSE(queue.contains(taken->region, taken->page));
+        }
+        ASSERT_EQ(queue.size(), model.waiting.size());
+        ASSERT_EQ(pool.budget().used_pages(), model.waiting.size());
+        uint64_t content_pages = 0;
+        for (const auto& [key, w] : model.waiting) content_pages += w.zero ? 0 : 1;
+        ASSERT_EQ(queue.content_bytes(), content_pages * kPageBytes);
+        ASSERT_LE(pool.slab_bytes(), (budget_pages + 255) / 256 * 256 * kPageBytes);
+    }
+    queue.clear();
+    EXPECT_TRUE(queue.empty());
+    EXPECT_EQ(pool.budget().used_pages(), 0u);
+}
+
+TEST(DirtyQueue, BehavesAsTheModel) { run_model(1, kPages); }
+TEST(DirtyQueue, BehavesAsTheModelWhenFull) { run_model(2, 40); }
+
+TEST(DirtyQueue, ObligationsThenColdestThenLongestWaiting) {
+    PagePool pool(100 * kQueuedPageBytes);
+    DirtyQueue queue(pool, kRegions);
+    Content content;
+    const auto add = [&](uint64_t page, uint8_t heat, bool obligation = false) {
+        ASSERT_EQ(queue.enqueue(make_page(RegionId{0}, page, 1, page, heat, content), obligation), EnqueueOutcome::queued);
+    };
+    add(1, 200);
+    add(2, 5);
+    add(3, 0);
+    add(4, 255, true);
+    add(6, 40);
+    std::vector<uint64_t> order;
+    while (const auto page = queue.take()) order.push_back(page->page);
+    EXPECT_EQ(order, (std::vector<uint64_t>{4, 2, 3, 6, 1}));
+}
+
+TEST(DirtyQueue, TakenBytesStayUntilTheNextEnqueue) {
+    PagePool pool(100 * kQueuedPageBytes);
+    DirtyQueue queue(pool, kRegions);
+    Content content;
+    for (uint64_t i = 1; i < 5; ++i) queue.enqueue(make_page(RegionId{0}, i, 1, i, 0, content));
+    std::vector<CapturedPage> batch;
+    while (auto page = queue.take()) batch.push_back(*page);
+    ASSERT_EQ(batch.size(), 4u);
+    for (const CapturedPage& page : batch) {
+        uint64_t version = 0;
+        std::memcpy(&version, page.bytes.data(), sizeof(version));
+        EXPECT_EQ(version, page.page);
+    }
+}
+
+TEST(DirtyQueue, BudgetIsSharedAndGivenBackOnDestruction) {
+    PagePool pool(3 * kQueuedPageBytes);
+    Content content;
+    DirtyQueue one(pool, kRegions);
+    {
+        DirtyQueue two(pool, kRegions);
+        EXPECT_EQ(one.enqueue(make_page(RegionId{0}, 1, 1, 1, 0, content)), EnqueueOutcome::queued);
+        EXPECT_EQ(two.enqueue(make_page(RegionId{0}, 1, 1, 1, 0, content)), EnqueueOutcome::queued);
+        EXPECT_EQ(two.enqueue(make_page(RegionId{0}, 2, 1, 5, 0, content)), EnqueueOutcome::queued);
+        EXPECT_EQ(one.enqueue(make_page(RegionId{0}, 2, 1, 1, 0, content)), EnqueueOutcome::full);
+        EXPECT_EQ(two.enqueue(make_page(RegionId{0}, 2, 2, 1, 0, content)), EnqueueOutcome::replaced);
+        EXPECT_FALSE(pool.budget().try_reserve());
+    }
+    EXPECT_EQ(pool.budget().used_pages(), 1u);
+    EXPECT_EQ(one.enqueue(make_page(RegionId{0}, 2, 1, 1, 0, content)), EnqueueOutcome::queued);
+}
+
+TEST(PageBudget, NeverExceedsItsLimitUnderContention) {
+    PageBudget budget(100 * kQueuedPageBytes);
+    std::atomic<uint64_t> most{0};
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 4; ++t) {
+        threads.emplace_back([&] {
+            uint64_t held = 0;
+            for (int i = 0; i < 20'000; ++i) {
+                if (budget.try_reserve()) ++held;
+                uint64_t used = budget.used_pages(), seen = most;
+                while (used > seen && !most.compare_exchange_weak(seen, used)) {
+                }
+                if (held > 40) budget.release(std::exchange(held, 0));
+            }
+            budget.release(held);
+        });
+    }
+    threads.clear();
+    EXPECT_LE(most, 100u);
+    EXPECT_EQ(budget.used_pages(), 0u);
+}
+
+}  // namespace
+}  // namespace evac::prestage

@@ -1,0 +1,124 @@
+#pragma once
+// Writes small migration streams as QEMU 7.2 does (checked against a real one by prestage_round_qemu_test).
+#include <string>
+#include <vector>
+
+#include "evac/core/bytes.hpp"
+#include "evac/core/units.hpp"
+#include "evac/prestage/stream_parser.hpp"
+
+namespace evac::prestage::test {
+
+inline constexpr uint32_t kRamSection = 2;
+
+class StreamBuilder {
+  public:
+    StreamBuilder& header(std::string_view machine = "pc-q35-7.2") {
+        w_.be32(0x5145564d);
+        w_.be32(3);
+        w_.u8(7);
+        w_.be32(static_cast<uint32_t>(machine.size()));
+        w_.put(machine);
+        return *this;
+    }
+    StreamBuilder& subsection(std::string_view name, uint32_t version, ByteSpan body) {
+        w_.u8(5);
+        text(name);
+        w_.be32(version);
+        w_.put(body);
+        return *this;
+    }
+    StreamBuilder& ram_start(const std::vector<RamBlock>& blocks, std::string_view id = "ram", uint32_t version = 4) {
+        w_.u8(1);
+        w_.be32(kRamSection);
+        text(id);
+        w_.be32(0);
+        w_.be32(version);
+        uint64_t total = 0;
+        for (const RamBlock& block : blocks) total += block.size_bytes;
+        w_.be64(total | 4);
+        for (const RamBlock& block : blocks) {
+            text(block.name);
+            w_.be64(block.size_bytes);
+        }
+        return eos();
+    }
+    StreamBuilder& part() { return section(2); }
+    StreamBuilder& end() { return section(3); }
+    StreamBuilder& section(uint8_t type, uint32_t id = kRamSection) {
+        w_.u8(type);
+        w_.be32(id);
+        return *this;
+    }
+    // An empty block name = continue.
+    StreamBuilder& page(uint64_t address, std::string_view block, std::byte fill) {
+        w_.be64(address | 8 | (block.empty() ? 0x20 : 0));
+        if (!block.empty()) text(block);
+        out_.insert(out_.end(), kPageBytes, fill);
+        return *this;
+    }
+    StreamBuilder& zero(uint64_t address, std::string_view block, uint8_t fill = 0) {
+        w_.be64(address | 2 | (block.empty() ? 0x20 : 0));
+        if (!block.empty()) text(block);
+        w_.u8(fill);
+        return *this;
+    }
+    StreamBuilder& word(uint64_t word) {
+        w_.be64(word);
+        return *this;
+    }
+    StreamBuilder& eos() {
+        w_.be64(0x10);
+        return footer();
+    }
+    StreamBuilder& footer(uint32_t id = kRamSection) {
+        w_.u8(0x7e);
+        w_.be32(id);
+        return *this;
+    }
+    StreamBuilder& device(std::string_view name, std::string_view state) {
+        w_.u8(4);
+        w_.be32(9);
+        text(name);
+        w_.be32(0);
+        w_.be32(1);
+        w_.put(state);
+        return footer(9);
+    }
+    StreamBuilder& finish(std::string_view json = "{\"page_size\": 4096}") {
+        w_.u8(0);
+        w_.u8(6);
+        w_.be32(static_cast<uint32_t>(json.size()));
+        w_.put(json);
+        return *this;
+    }
+    const Bytes& bytes() const { return out_; }
+    size_t size() const { return out_.size(); }
+
+  private:
+    void text(std::string_view value) {
+        w_.u8(static_cast<uint8_t>(value.size()));
+        w_.put(value);
+    }
+    Bytes out_;
+    ByteWriter w_{out_};
+};
+
+inline std::vector<RamBlock> small_blocks() { return {{"pc.ram", 16 * kPageBytes}, {"vga.vram", 2 * kPageBytes}}; }
+
+// A complete stream: four pages; `with_end` as a plain migration writes it, without as a background snapshot does.
+inline Bytes small_stream(bool with_end) {
+    StreamBuilder b;
+    b.header().ram_start(small_blocks());
+    b.part().page(0x1000, "pc.ram", std::byte{0x11}).zero(0x2000, "").eos();
+    if (with_end) {
+        b.end();
+    } else {
+        b.part();
+    }
+    b.page(0x1000, "vga.vram", std::byte{0x22}).zero(0xf000, "pc.ram", 0xff).eos();
+    b.device("timer", std::string("abc\0\x06\0\0\0\x02{}", 11)).finish();
+    return b.bytes();
+}
+
+}  // namespace evac::prestage::test
