@@ -138,7 +138,7 @@ def site_config(
             "secret_file": str(keys / "webhook.secret"),
         }),
         ("[[alert.rule]]", {"source": "json", "min_intensity": "5-"}),
-        ("[prestage]", {"interval_s": 4}),
+        ("[prestage]", {"interval_s": 3, "cpu_share": 0.8, "rpo_target_s": 20}),
         ("[staging]", {"ram_dir": str(ram_dir / here.name)}),
         ("[landing]", {"qemu": "qemu-system-x86_64", "path_map": [[str(peer.vms), str(here.vms)]]}),
         ("[evacuation]", {"policy": "evacuation", "silence_s": 10}),

@@ -14,82 +14,82 @@ inline constexpr uint32_t kRamSection = 2;
 class StreamBuilder {
   public:
     StreamBuilder& header(std::string_view machine = "pc-q35-7.2") {
-        w_.be32(0x5145564d);
-        w_.be32(3);
-        w_.u8(7);
-        w_.be32(static_cast<uint32_t>(machine.size()));
-        w_.put(machine);
+        w().be32(0x5145564d);
+        w().be32(3);
+        w().u8(7);
+        w().be32(static_cast<uint32_t>(machine.size()));
+        w().put(machine);
         return *this;
     }
     StreamBuilder& subsection(std::string_view name, uint32_t version, ByteSpan body) {
-        w_.u8(5);
+        w().u8(5);
         text(name);
-        w_.be32(version);
-        w_.put(body);
+        w().be32(version);
+        w().put(body);
         return *this;
     }
     StreamBuilder& ram_start(const std::vector<RamBlock>& blocks, std::string_view id = "ram", uint32_t version = 4) {
-        w_.u8(1);
-        w_.be32(kRamSection);
+        w().u8(1);
+        w().be32(kRamSection);
         text(id);
-        w_.be32(0);
-        w_.be32(version);
+        w().be32(0);
+        w().be32(version);
         uint64_t total = 0;
         for (const RamBlock& block : blocks) total += block.size_bytes;
-        w_.be64(total | 4);
+        w().be64(total | 4);
         for (const RamBlock& block : blocks) {
             text(block.name);
-            w_.be64(block.size_bytes);
+            w().be64(block.size_bytes);
         }
         return eos();
     }
     StreamBuilder& part() { return section(2); }
     StreamBuilder& end() { return section(3); }
     StreamBuilder& section(uint8_t type, uint32_t id = kRamSection) {
-        w_.u8(type);
-        w_.be32(id);
+        w().u8(type);
+        w().be32(id);
         return *this;
     }
     // An empty block name = continue.
     StreamBuilder& page(uint64_t address, std::string_view block, std::byte fill) {
-        w_.be64(address | 8 | (block.empty() ? 0x20 : 0));
+        w().be64(address | 8 | (block.empty() ? 0x20 : 0));
         if (!block.empty()) text(block);
         out_.insert(out_.end(), kPageBytes, fill);
         return *this;
     }
     StreamBuilder& zero(uint64_t address, std::string_view block, uint8_t fill = 0) {
-        w_.be64(address | 2 | (block.empty() ? 0x20 : 0));
+        w().be64(address | 2 | (block.empty() ? 0x20 : 0));
         if (!block.empty()) text(block);
-        w_.u8(fill);
+        w().u8(fill);
         return *this;
     }
     StreamBuilder& word(uint64_t word) {
-        w_.be64(word);
+        w().be64(word);
         return *this;
     }
     StreamBuilder& eos() {
-        w_.be64(0x10);
+        w().be64(0x10);
         return footer();
     }
     StreamBuilder& footer(uint32_t id = kRamSection) {
-        w_.u8(0x7e);
-        w_.be32(id);
+        w().u8(0x7e);
+        w().be32(id);
         return *this;
     }
     StreamBuilder& device(std::string_view name, std::string_view state) {
-        w_.u8(4);
-        w_.be32(9);
+        w().u8(4);
+        w().be32(9);
         text(name);
-        w_.be32(0);
-        w_.be32(1);
-        w_.put(state);
+        w().be32(0);
+        w().be32(1);
+        w().put(state);
         return footer(9);
     }
     StreamBuilder& finish(std::string_view json = "{\"page_size\": 4096}") {
-        w_.u8(0);
-        w_.u8(6);
-        w_.be32(static_cast<uint32_t>(json.size()));
-        w_.put(json);
+        w().u8(0);
+        w().u8(6);
+        w().be32(static_cast<uint32_t>(json.size()));
+        w().put(json);
         return *this;
     }
     const Bytes& bytes() const { return out_; }
@@ -97,11 +97,11 @@ class StreamBuilder {
 
   private:
     void text(std::string_view value) {
-        w_.u8(static_cast<uint8_t>(value.size()));
-        w_.put(value);
+        w().u8(static_cast<uint8_t>(value.size()));
+        w().put(value);
     }
     Bytes out_;
-    ByteWriter w_{out_};
+    ByteWriter w() { return ByteWriter(out_); }
 };
 
 inline std::vector<RamBlock> small_blocks() { return {{"pc.ram", 16 * kPageBytes}, {"vga.vram", 2 * kPageBytes}}; }

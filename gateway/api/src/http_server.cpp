@@ -35,6 +35,7 @@ struct HttpServer::Impl {
 namespace {
 
 constexpr int kBacklog = 32;
+constexpr int kStepsMax = 64;  // per run(): a large body must not keep the control thread for long
 
 struct Pending {
     HttpRequest request;
@@ -213,6 +214,12 @@ int HttpServer::timeout_ms() const {
     return static_cast<int>(std::min<MHD_UNSIGNED_LONG_LONG>(timeout, 60'000));
 }
 
-void HttpServer::run() { MHD_run(impl_->daemon); }
+// One step reads one piece of a body; what then waits inside libmicrohttpd or TLS does not show on wait_fd().
+void HttpServer::run() {
+    for (int step = 0; step < kStepsMax; ++step) {
+        MHD_run(impl_->daemon);
+        if (timeout_ms() != 0) return;
+    }
+}
 
 }  // namespace evac::api

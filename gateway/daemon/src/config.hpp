@@ -35,7 +35,7 @@ struct WebhookConfig {
 
 struct PrestageConfig {
     double interval_s = 5;     // a VM's rounds start at least this far apart
-    double rpo_target_s = 15;  // a VM whose newest recovery point is older is "behind", not "protected"
+    double rpo_target_s = 30;  // a VM whose newest recovery point is older is "behind", not "protected"
     double cpu_share = 0.5;    // of one core, for all rounds of this host together
     double ceiling_mbit = 0;   // prestaging on the WAN; 0 = no ceiling of its own
     uint64_t queue_mib = 512;  // all dirty queues together

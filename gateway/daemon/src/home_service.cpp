@@ -13,6 +13,7 @@ namespace {
 constexpr uint64_t kRetryNs = 2 * kNsPerSecond;        // after an unreachable QMP socket
 constexpr uint64_t kSealPatienceNs = 120 * kNsPerSecond;
 constexpr size_t kRoundsAtOnce = 1;
+constexpr double kRpoShare = 0.6;  // of the RPO target: an older copy is refreshed before any other work
 constexpr uint32_t kFailuresMax = 5;  // passes in a row, then the VM is examined anew
 constexpr size_t kNameMax = 64;
 constexpr size_t kHomeVmsMax = 16'384;
@@ -159,7 +160,7 @@ Status HomeService::remove(const std::string& name) {
     HomeVm* vm = find(name);
     if (vm == nullptr) return make_error(Errc::not_found, "vm '" + name + "' is not enrolled");
     if (vm->busy) {
-        vm->examined.capture->cancel = true;
+        if (vm->examined.capture) vm->examined.capture->cancel = true;
         return make_error(Errc::unavailable, "vm '" + name + "' is being captured; try again in a moment");
     }
     EVAC_TRY(ports_.coordinator.remove_vm(vm->id));
@@ -393,16 +394,17 @@ void HomeService::schedule_rounds() {
     const uint64_t now_ns = ports_.clock.now_ns();
     if (!ports_.link.up() || now_ns < next_round_ns_) return;
     while (rounds_running_ < kRoundsAtOnce && ports_.workers.idle() > 0) {
-        HomeVm* vm = stalest_due(now_ns);
+        HomeVm* vm = next_due(now_ns);
         if (vm == nullptr) return;
         start_round(*vm);
     }
 }
 
-HomeVm* HomeService::stalest_due(uint64_t now_ns) {
+HomeVm* HomeService::next_due(uint64_t now_ns) {
     const auto interval_ns = static_cast<uint64_t>(ports_.config.prestage.interval_s * static_cast<double>(kNsPerSecond));
     const auto& budget = ports_.reducer.budget();
     HomeVm* best = nullptr;
+    double best_worth = 0;
     for (auto& [id, vm] : vms_) {
         if (vm->phase != VmPhase::active || vm->busy || raw(vm->awaiting) != 0) continue;
         const auto* handover = ports_.coordinator.find(id);
@@ -410,9 +412,22 @@ HomeVm* HomeService::stalest_due(uint64_t now_ns) {
         // After a pass that did not fit, the next begins when most of the queue has gone.
         if (vm->last_incomplete && budget.used_pages() * 4 > budget.budget_pages()) continue;
         if (!vm->last_incomplete && vm->last_start_ns != 0 && now_ns - vm->last_start_ns < interval_ns) continue;
-        if (best == nullptr || vm->last_point_ns < best->last_point_ns) best = vm.get();
+        const double worth = round_worth(*vm, now_ns);
+        if (best != nullptr && worth <= best_worth) continue;
+        best = vm.get();
+        best_worth = worth;
     }
     return best;
+}
+
+// What a round of this VM would take off the evacuation, per second of this host's work: bytes written since its last
+// point by the time that a round takes. A copy that nears its RPO target goes first, the stalest before all.
+double HomeService::round_worth(const HomeVm& vm, uint64_t now_ns) const {
+    const double age_s = vm.last_point_ns == 0 ? 1e6 : static_cast<double>(now_ns - vm.last_point_ns) / 1e9;
+    if (age_s > kRpoShare * ports_.config.prestage.rpo_target_s || vm.history.entries.empty()) return 1e9 + age_s;
+    const auto& last = vm.history.entries.back();
+    const double rate_mib_s = last.interval_s > 0 ? last.changed_mib / last.interval_s : 1;
+    return age_s * (rate_mib_s + 0.01) / std::max(last.duration_s, 0.01);
 }
 
 Epoch HomeService::next_epoch(HomeVm& vm) {

@@ -71,7 +71,8 @@ class HomeService {
     void begin_sync(HomeVm& vm);
     void finish_sync(HomeVm& vm);
     void schedule_rounds();
-    HomeVm* stalest_due(uint64_t now_ns);
+    HomeVm* next_due(uint64_t now_ns);
+    double round_worth(const HomeVm& vm, uint64_t now_ns) const;
     void start_round(HomeVm& vm);
     void round_done(VmId id, uint32_t generation, Result<PassResult> result, uint64_t started_ns);
     void lose_vm(HomeVm& vm, const std::string& why);
