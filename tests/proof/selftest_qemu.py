@@ -92,13 +92,30 @@ class Moved:
         guests.stop_guests([guest for guest in (self.home, self.away) if guest])
 
 
-def plant_wrong_byte(ram_file: Path, ws_pages: int) -> int:
-    """Flips a byte in a page of the guest's working set (known by its index and version words)."""
+def mixed(x: int) -> int:
+    """splitmix64's finaliser, as in guest-work.c."""
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+def is_working_set_page(page: bytes, seed: int, ws_pages: int) -> bool:
+    """By its index, its version and the ninth word that follows from them (fill_page): small
+    numbers alone are also found in the kernel's own tables."""
+    index, version = struct.unpack_from("<QQ", page)
+    if not (0 < index < ws_pages and 0 < version < 1000):
+        return False
+    key = mixed((mixed(seed) + index) % 2**64) + version
+    ninth = mixed((key + 2 * 0x9E3779B97F4A7C15) % 2**64)
+    return struct.unpack_from("<Q", page, 64)[0] == ninth
+
+
+def plant_wrong_byte(ram_file: Path, spec: GuestSpec) -> int:
+    """Flips a byte in a page of the guest's working set."""
     with open(ram_file, "r+b") as file:
         at = 0
         while page := file.read(4096):
-            index, version, third = struct.unpack_from("<QQQ", page)
-            if 0 < index < ws_pages and 0 < version < 1000 and third > 1 << 40 and any(page[4000:]):
+            if is_working_set_page(page, spec.seed, spec.ws_mib * 256):
                 file.seek(at + 2048)
                 file.write(bytes([page[2048] ^ 1]))
                 return at
@@ -139,7 +156,7 @@ class StockMove(unittest.TestCase):
 
     def test_one_wrong_byte_in_memory_is_found_twice(self) -> None:
         moved = self.moved(IDLE)  # a writer might rewrite the page before it looks
-        at = plant_wrong_byte(moved.ram_file, IDLE.ws_mib * 256)
+        at = plant_wrong_byte(moved.ram_file, IDLE)
         self.assertEqual(moved.prover.compare_memory("idle"), [at])
         downtime_ms = moved.release()
         moved.prover.wait_for_evidence()
