@@ -1,5 +1,6 @@
 #include "api_routes.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -131,10 +132,79 @@ HttpResponse add_vm(App& app, const HttpRequest& r) {
     return json_response(202, vm_json(app, *app.home().find(*id)));
 }
 
+// What an operator may decide where the state machine must not: each can leave two copies running if he is wrong.
+struct ForcedAct {
+    const char* name;
+    bool at_home;
+    evacuation::HomeEventKind home;
+    evacuation::AwayEventKind away;
+    const char* meaning;
+};
+constexpr ForcedAct kForcedActs[] = {
+    {"run", false, {}, evacuation::AwayEventKind::force_run,
+     "runs its sealed copy here, or the last recovery point; right only if its home is gone for good"},
+    {"give-back", false, {}, evacuation::AwayEventKind::force_give_back,
+     "lets its home run it again; right only if it does not run here"},
+    {"release", false, {}, evacuation::AwayEventKind::force_release,
+     "ends the waiting for its home, which is gone for good; it is this site's own then"},
+    {"resume", true, evacuation::HomeEventKind::force_resume, {},
+     "runs it here again; right only if it does not run at the peer and never will"},
+    {"yield", true, evacuation::HomeEventKind::force_yield, {},
+     "destroys the copy here; right only if the peer's is to stay"},
+};
+
+template <class Event, class Kind, class Machine>
+HttpResponse forced(App& app, VmId id, Kind kind, Machine& machine) {
+    Event event;
+    event.kind = kind;
+    event.confirmed = true;
+    if (const auto* handover = machine.find(id)) event.handover = handover->record().handover;
+    auto acts = machine.handle(id, event, app.now());
+    if (!acts.ok()) return error_response(acts.error());
+    app.execute(std::move(acts));
+    return json_response(202, Json::object());
+}
+
+HttpResponse force_vm(App& app, const HttpRequest& r, const std::string& name) {
+    Fields fields(r.body);
+    const std::string action = fields.text("action", "");
+    const std::string confirm = fields.text("confirm", "");
+    const Status checked = fields.finish();
+    if (!checked.ok()) return error_response(checked.error());
+    const auto* act = std::find_if(std::begin(kForcedActs), std::end(kForcedActs),
+                                   [&](const ForcedAct& a) { return action == a.name; });
+    if (act == std::end(kForcedActs)) {
+        return error_response(make_error(Errc::invalid_argument, "action: '" + action.substr(0, kEchoMax) +
+                                                                     "' is refused; accepted: run, give-back, release "
+                                                                     "(away), resume, yield (home)"));
+    }
+    const HomeVm* vm = act->at_home ? app.home().find(name) : nullptr;
+    const AwayVm* staged = act->at_home ? nullptr : app.away().find(name);
+    if (vm == nullptr && staged == nullptr) {
+        return error_response(make_error(Errc::not_found, "vm '" + name + "' is not " +
+                                                              (act->at_home ? "enrolled" : "staged") + " here"));
+    }
+    if (confirm != name) {
+        std::string text = std::string("confirm: '") + confirm.substr(0, kEchoMax) + "' is refused; accepted: the VM's name. '" +
+                           action + "' " + act->meaning;
+        if (staged != nullptr && staged->point_unix_ms != 0) {
+            const int64_t age_s = (app.clock().wall_unix_ms() - staged->point_unix_ms) / 1000;
+            text += "; its last recovery point is " + std::to_string(age_s) + " s old";
+        }
+        return error_response(make_error(Errc::invalid_argument, text));
+    }
+    if (staged != nullptr && act->away == evacuation::AwayEventKind::force_run && raw(staged->sealed) == 0) {
+        return error_response(make_error(Errc::refused, "vm '" + name + "' has no recovery point here"));
+    }
+    if (act->at_home) return forced<evacuation::HomeEvent>(app, vm->id, act->home, app.coordinator());
+    return forced<evacuation::AwayEvent>(app, staged->id, act->away, app.desk());
+}
+
 HttpResponse vm_route(App& app, const HttpRequest& r, const std::string& rest) {
     const size_t slash = rest.find('/');
     const std::string name = rest.substr(0, slash);
     const std::string verb = slash == std::string::npos ? "" : rest.substr(slash + 1);
+    if (verb == "force" && r.method == "POST") return force_vm(app, r, name);
     if (verb == "release" && r.method == "POST") {
         AwayVm* staged = app.away().find(name);
         if (staged == nullptr) return error_response(make_error(Errc::not_found, "vm '" + name + "' is not staged here"));
@@ -150,7 +220,7 @@ HttpResponse vm_route(App& app, const HttpRequest& r, const std::string& rest) {
     if (vm == nullptr) return error_response(make_error(Errc::not_found, "vm '" + name + "' is not enrolled"));
     if (verb.empty() && r.method == "GET") return json_response(200, vm_json(app, *vm));
     if (verb.empty() && r.method == "DELETE") return status_response(app.home().remove(name));
-    return json_response(405, {{"error", "method: GET, DELETE, or POST .../release are accepted"}});
+    return json_response(405, {{"error", "method: GET, DELETE, or POST .../release or .../force are accepted"}});
 }
 
 HttpResponse evacuate(App& app, const HttpRequest& r) {
@@ -163,7 +233,8 @@ HttpResponse evacuate(App& app, const HttpRequest& r) {
     request.vms = fields.texts("vms");
     const Status checked = fields.finish();
     if (!checked.ok()) return error_response(checked.error());
-    return status_response(app.evacuate(request), {{"event", request.event_id}});
+    const Status ordered = app.evacuate(request);
+    return status_response(ordered, {{"event", request.event_id}, {"waits_for", app.waits_for()}});
 }
 
 HttpResponse plan(App& app) {

@@ -25,6 +25,7 @@
 #include "ingest_stage.hpp"
 #include "peer_link.hpp"
 #include "reducer_stage.hpp"
+#include "standing_order.hpp"
 #include "worker_pool.hpp"
 
 namespace evac::daemon {
@@ -69,7 +70,11 @@ class App {
 
     Result<planner::PlanOutput> plan_now(const planner::PlanOptions& options);
     planner::Inventory inventory() const;
+    // Named VMs, a planned move, a held one: now or not at all. All VMs: the order stands (standing_order.hpp), and ok means
+    // that; waits_for() says why nothing moves yet.
     Status evacuate(const EvacuateRequest& request);
+    const Order* standing_order() const { return order_ ? order_->at(clock_.wall_unix_ms()) : nullptr; }
+    const std::string& waits_for() const { return waits_for_; }
     Status arm(const std::string& event_id, const std::string& reason);
     Status cancel_evacuation(const std::string& event_id);
     void execute(Result<evacuation::Acts> acts);
@@ -96,6 +101,8 @@ class App {
     void send_heartbeat();
     void notify_systemd();
     double switchover_ms(const HomeVm& vm) const;
+    Status begin_evacuation(const EvacuateRequest& request);
+    void pursue_order();
 
     Config config_;
     Logger& log_;
@@ -130,6 +137,9 @@ class App {
     uint64_t last_watchdog_ns_ = 0;
     double goodput_mbit_ = 0;  // largest delivery rate seen lately
     EvacuationMeter meter_;
+    std::unique_ptr<StandingOrder> order_;
+    std::string waits_for_;  // why the standing order moves nothing; empty = it does, or none stands
+    uint64_t last_pursuit_ns_ = 0;
     bool failed_ = false;      // the journal cannot be written: stop
 
     std::vector<std::jthread> threads_;

@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -154,12 +156,38 @@ Status make_capture(const JobContext& context, const std::string& name, Examined
     return {};
 }
 
+void remove_mark(const std::string& path) {
+    std::error_code error;
+    std::filesystem::remove(path, error);
+}
+
+bool marked_for(const std::string& path, int pid) {
+    int marked_pid = 0;
+    return std::ifstream(path) >> marked_pid && marked_pid == pid;
+}
+
+// Where this fails the round does not begin: it could leave a stopped guest that nobody resumes.
+Status write_mark(const std::string& path, int pid) {
+    std::ofstream file(path, std::ios::trunc);
+    file << pid << "\n";
+    file.flush();
+    if (!file) return io_error("write '" + path + "'");
+    return {};
+}
+
+bool runs(qmp::Client& client) {
+    const auto status = client.execute("query-status");
+    return status.ok() && status->value("running", false);
+}
+
 void append(std::string& reasons, const std::string& reason) {
     if (!reasons.empty()) reasons += "; ";
     reasons += reason;
 }
 
 }  // namespace
+
+std::string round_mark(const std::string& home_dir, const std::string& name) { return home_dir + "/" + name + ".in-round"; }
 
 Result<Examined> examine_vm(const JobContext& context, const std::string& name, const std::string& qmp_path,
                             bool enrolled_before) {
@@ -170,7 +198,11 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name, 
                                   : qmp::Client::connect(qmp_path);
     EVAC_TRY(client);
     set.client = std::move(*client);
-    if (enrolled_before) EVAC_TRY(prestage::ensure_running(*set.client, context.run_dir, context.clock, context.log));
+    const std::string mark = round_mark(context.home_dir, name);
+    if (enrolled_before && marked_for(mark, set.client->peer_pid())) {
+        EVAC_TRY(prestage::ensure_running(*set.client, context.run_dir, context.clock, context.log));
+    }
+    remove_mark(mark);
     auto facts = prestage::collect_facts(*set.client, {context.run_dir}, context.clock, context.log);
     EVAC_TRY(facts);
     out.facts = std::move(*facts);
@@ -206,7 +238,7 @@ Result<Examined> reattach_vm(const JobContext& context, const std::string& name,
     out.disks = known.disks;
     out.argv = known.argv;
     out.capture = std::make_shared<CaptureSet>();
-    auto client = qmp::Client::connect(qmp_path);
+    auto client = prestage::connect_or_rescue(qmp_path, qmp::kDefaultTimeoutMs, context.log);
     EVAC_TRY(client);
     out.capture->client = std::move(*client);
     EVAC_TRY(make_capture(context, name, out));
@@ -220,6 +252,8 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     LaneSink sink(context, set, request);
     PassResult result;
     const bool live = !request.final_pass && can_seal_live;
+    const std::string mark = round_mark(context.home_dir, request.tag);
+    if (!request.final_pass) EVAC_TRY(write_mark(mark, set.client->peer_pid()));
     storage_sync::DiskCapture* disks = set.disks.get();
     std::optional<storage_sync::PointStats> disk_stats;
     if (disks != nullptr && !set.disks_ready) {
@@ -256,6 +290,7 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
         return live ? Status() : read_disks();
     };
     auto round = set.runner->run(options, sink);
+    if (!request.final_pass && (round.ok() || runs(*set.client))) remove_mark(mark);
     Status disk_status;
     if (disks != nullptr && !point_begun) {
         const auto undone = disks->cancel_prepared();

@@ -14,12 +14,18 @@ struct JobContext {
     const Clock& clock;
     Logger& log;
     std::string run_dir;
+    std::string home_dir;  // registry; marks of rounds under way are beside it
     uint64_t fingerprint_seed = 0;
     prestage::StreamGuard* guard = nullptr;  // finishes open streams should this process die
 };
 
+// A round may stop the guest: the mark says so to the process after this one. Without it a guest that stands still was
+// stopped by somebody else, and stays so. It holds QEMU's pid; a crash of the host ends both, so it is not synced.
+std::string round_mark(const std::string& home_dir, const std::string& name);
+
 // Connects, checks, prepares tracking. Errors: refused (with all reasons), and what QMP says.
-// `enrolled_before`: a gateway before this one may have been killed in a round; the guest is brought back first.
+// `enrolled_before`: a gateway before this one may have been killed in a round, see round_mark; the guest is then brought
+// back first.
 Result<Examined> examine_vm(const JobContext& context, const std::string& name, const std::string& qmp_path,
                             bool enrolled_before);
 

@@ -359,6 +359,7 @@ class Parser {
         Section e = section("evacuation");
         config_.evacuation.silence_may_run = e.choice("policy", "evacuation", {"evacuation", "planned"}) == "evacuation";
         config_.evacuation.silence_s = e.number("silence_s", config_.evacuation.silence_s, 1, 86'400);
+        config_.evacuation.standing_s = e.number("standing_s", config_.evacuation.standing_s, 1, 604'800);
         config_.evacuation.lookahead_ms = e.number("lookahead_ms", config_.evacuation.lookahead_ms, 0, 60'000);
         return e.finish();
     }

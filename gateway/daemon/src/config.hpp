@@ -56,6 +56,7 @@ struct LandingConfig {
 struct EvacuationConfig {
     bool silence_may_run = true;  // policy = "evacuation"; false: "planned"
     double silence_s = 10;
+    double standing_s = 1800;     // how long the order of an alert stands
     double lookahead_ms = 400;    // the next guest is stopped when less than this is left to send
 };
 

@@ -58,10 +58,12 @@ void HomeService::answer(const Act& act, HomeEventKind kind, const std::string& 
     if (HomeVm* vm = find(act.vm)) pump_acts(*vm);
 }
 
-void HomeService::begin_evacuation() {
+void HomeService::begin_evacuation(const std::vector<VmId>& chosen) {
     evacuating_ = true;
+    for (const VmId id : chosen) {
+        if (HomeVm* vm = find(id)) vm->wire_at_alert_bytes = vm->flow->wire_bytes;
+    }
     for (auto& [id, vm] : vms_) {
-        vm->wire_at_alert_bytes = vm->flow->wire_bytes;
         // A round that is half-way is of no use now; its pages stay queued.
         if (vm->busy && vm->examined.capture) vm->examined.capture->cancel = true;
     }

@@ -59,7 +59,8 @@ const char* to_string(VmPhase phase) {
 HomeService::HomeService(Ports ports, uint64_t fingerprint_seed) : ports_(std::move(ports)), seed_(fingerprint_seed) {}
 
 JobContext HomeService::job_context() const {
-    return {ports_.reducer, ports_.clock, ports_.log, ports_.config.site.run_dir, seed_, ports_.guard};
+    return {ports_.reducer, ports_.clock, ports_.log, ports_.config.site.run_dir,
+            ports_.config.site.state_dir + "/home", seed_, ports_.guard};
 }
 
 // --- registry
@@ -165,7 +166,9 @@ Status HomeService::remove(const std::string& name) {
     }
     EVAC_TRY(ports_.coordinator.remove_vm(vm->id));
     std::error_code error;
-    std::filesystem::remove(ports_.config.site.state_dir + "/home/" + name + ".json", error);
+    const std::string dir = ports_.config.site.state_dir + "/home";
+    std::filesystem::remove(dir + "/" + name + ".json", error);
+    std::filesystem::remove(round_mark(dir, name), error);
     ports_.reducer.command(to_reducer::RemoveVm{vm->id});
     ports_.link.send(protocol::Forget{vm->id});
     if (auto capture = vm->examined.capture; capture && capture->disks) {
@@ -384,7 +387,9 @@ void HomeService::tick() {
     for (auto& [id, vm] : vms_) pump_acts(*vm);
     if (!evacuating_) schedule_rounds();
     const auto stage = ports_.coordinator.stage();
-    if (evacuating_ && (stage == evacuation::Stage::idle || stage == evacuation::Stage::done)) evacuating_ = false;
+    const bool over = stage == evacuation::Stage::idle || stage == evacuation::Stage::done ||
+                      stage == evacuation::Stage::cancelled;
+    if (over) evacuating_ = false;
     const bool urgent = stage == evacuation::Stage::armed || stage == evacuation::Stage::evacuating;
     if (urgent != urgent_) ports_.reducer.command(to_reducer::Urgent{urgent});
     urgent_ = urgent;

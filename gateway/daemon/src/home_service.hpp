@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "capture_jobs.hpp"
 #include "config.hpp"
@@ -56,7 +57,7 @@ class HomeService {
     HomeVm* find(VmId id);
     const std::map<VmId, std::unique_ptr<HomeVm>>& vms() const { return vms_; }
 
-    void begin_evacuation();  // remembers each VM's backlog, stops rounds
+    void begin_evacuation(const std::vector<VmId>& chosen);  // their meters start; all rounds stop
     void execute(const evacuation::Act& act);
     bool protected_now(const HomeVm& vm) const;  // a sealed copy within the RPO target
     double rpo_s(const HomeVm& vm) const;        // age of the newest recovery point; < 0 = none

@@ -42,6 +42,46 @@ Json rungs_json(const std::array<dedup::RungStats, dedup::kRungCount>& rungs) {
     return out;
 }
 
+Json drops_json(const wan::Stats& stats) {
+    Json out = Json::object();
+    for (size_t i = 0; i < wan::kDropReasons; ++i) {
+        if (stats.drops[i] != 0) out[wan::to_string(static_cast<wan::DropReason>(i))] = stats.drops[i];
+    }
+    return out;
+}
+
+// VMs that an order for all does not move, and why.
+Json left_behind(App& app, const evacuation::Progress* progress) {
+    Json left = Json::array();
+    for (const auto& [id, vm] : app.home().vms()) {
+        const VmId wanted = id;
+        const bool listed = progress != nullptr && std::any_of(progress->vms.begin(), progress->vms.end(), [&](const auto& p) {
+                                return p.vm == wanted && p.outcome != evacuation::Outcome::none;
+                            });
+        if (listed || vm->phase == VmPhase::moved) continue;
+        const std::string state = state_of(app, *vm);
+        left.push_back({{"name", vm->name}, {"why", vm->detail.empty() ? state : state + ": " + vm->detail}});
+    }
+    return left;
+}
+
+// Ordered, but nothing could be begun yet.
+Json standing_json(App& app, const Order& order) {
+    return {{"stage", "standing"},
+            {"event", order.event_id},
+            {"reason", order.reason},
+            {"until_unix_ms", order.until_unix_ms},
+            {"waits_for", app.waits_for()},
+            {"waiting", 0},
+            {"moving", 0},
+            {"moved", 0},
+            {"returned", 0},
+            {"stuck", 0},
+            {"finished", false},
+            {"left", left_behind(app, nullptr)},
+            {"vms", Json::array()}};
+}
+
 }  // namespace
 
 Json vm_json(App& app, const HomeVm& vm) {
@@ -78,6 +118,8 @@ Json vm_json(App& app, const HomeVm& vm) {
 
 Json evacuation_json(App& app) {
     const auto progress = app.coordinator().progress(app.now());
+    const Order* order = app.standing_order();
+    if (order != nullptr && !app.coordinator().joins(order->event_id)) return standing_json(app, *order);
     if (progress.stage == evacuation::Stage::idle) return {};
     Json vms = Json::array();
     uint64_t last_ms = 0;
@@ -109,7 +151,9 @@ Json evacuation_json(App& app) {
         vms.push_back(std::move(entry));
     }
     const bool running = progress.waiting + progress.moving != 0;
-    return {{"stage", evacuation::to_string(progress.stage)},
+    return {{"left", order == nullptr ? Json::array() : left_behind(app, &progress)},
+            {"waits_for", app.waits_for()},
+            {"stage", evacuation::to_string(progress.stage)},
             {"event", progress.event_id},
             {"reason", progress.reason},
             {"policy", evacuation::to_string(progress.policy)},
@@ -135,6 +179,7 @@ Json status_json(App& app) {
         protected_vms += app.home().protected_now(*vm) ? size_t{1} : size_t{0};
     }
     Json staged = Json::array();
+    const int64_t now_unix_ms = app.clock().wall_unix_ms();
     for (const auto& [id, vm] : app.away().vms()) {
         const auto* handover = app.desk().find(id);
         staged.push_back({{"name", vm->name},
@@ -144,6 +189,7 @@ Json status_json(App& app) {
                           {"own", vm->adopted},
                           {"sealed_epoch", raw(vm->sealed)},
                           {"point_unix_ms", vm->point_unix_ms},
+                          {"point_age_s", vm->point_unix_ms == 0 ? Json() : Json((now_unix_ms - vm->point_unix_ms) / 1000)},
                           {"qmp", app.config().site.run_dir + "/landing-" + std::to_string(raw(id)) + "/qmp.sock"},
                           {"detail", vm->detail}});
     }
@@ -157,6 +203,12 @@ Json status_json(App& app) {
              {"vms", vms},
              {"staged", staged},
              {"evacuation", evacuation_json(app)}};
+    const Order* order = app.standing_order();
+    out["order"] = order == nullptr ? Json()
+                                    : Json{{"event", order->event_id},
+                                           {"reason", order->reason},
+                                           {"until_unix_ms", order->until_unix_ms},
+                                           {"waits_for", app.waits_for()}};
     out["link"] = {{"port", app.peer_port_name()},
                    {"state", wan::to_string(app.transport().state())},
                    {"rtt_ms", rounded(static_cast<double>(stats.rtt_smoothed_ns) / 1e6)},
@@ -164,7 +216,8 @@ Json status_json(App& app) {
                    {"loss_pct", rounded(static_cast<double>(stats.loss_ppm) / 1e4)},
                    {"bytes_sent", stats.bytes_sent},
                    {"bytes_received", stats.bytes_received},
-                   {"packets_lost", stats.packets_lost}};
+                   {"packets_lost", stats.packets_lost},
+                   {"drops", drops_json(stats)}};
     const auto& reduction = app.reducer().stats();
     out["reduction"] = {{"memory", rungs_json(reduction.memory)},
                         {"disk", rungs_json(reduction.disk)},

@@ -24,15 +24,21 @@ int evacuate(const Context& context, const Options& options) {
     if (!options.vms.empty()) body["vms"] = options.vms;
     auto reply = context.client().post("/v1/evacuation", body);
     if (!reply.ok()) return fail(reply.error());
+    const std::string event = reply->body["event"];
+    const std::string waits_for = reply->body["waits_for"];
+    if (!waits_for.empty()) {
+        std::fprintf(stderr, "evacctl: evacuation %s is ordered, and waits: %s\n", event.c_str(), waits_for.c_str());
+    }
     if (options.no_wait) {
-        std::printf("evacuation %s has begun\n", reply->body["event"].get<std::string>().c_str());
-        return kOk;
+        if (waits_for.empty()) std::printf("evacuation %s has begun\n", event.c_str());
+        return waits_for.empty() ? kOk : kPartial;
     }
     return follow_evacuation(context, options.wait_s, options.hold_landing);
 }
 
 int exit_code(const Json& evacuation) {
-    if (evacuation["stuck"].get<int>() == 0 && evacuation["returned"].get<int>() == 0) return kOk;
+    const bool all = evacuation["stuck"].get<int>() == 0 && evacuation["returned"].get<int>() == 0 && evacuation["left"].empty();
+    if (all) return kOk;
     return evacuation["moved"].get<int>() == 0 ? kError : kPartial;
 }
 
@@ -55,7 +61,12 @@ std::string evacuation_table(const Json& e) {
                 decimal(e["predicted_makespan_s"], 2) + " s), " + decimal(e["wire_mib_after_alert"], 2) +
                 " MiB on the wire\n";
     }
-    return head + table.text();
+    if (!e["waits_for"].get<std::string>().empty()) head += "It waits: " + e["waits_for"].get<std::string>() + "\n";
+    std::string left;
+    for (const auto& vm : e["left"]) {
+        left += "Not part of it: " + vm["name"].get<std::string>() + " (" + vm["why"].get<std::string>() + ")\n";
+    }
+    return head + table.text() + left;
 }
 
 int follow_evacuation(const Context& context, double seconds_max, bool until_held) {
@@ -73,6 +84,7 @@ int follow_evacuation(const Context& context, double seconds_max, bool until_hel
         for (const auto& vm : last["vms"]) {
             all_held = all_held && (vm["landed_paused"].get<bool>() || vm["outcome"] == "moved" || vm["outcome"] == "returned");
         }
+        all_held = all_held && !last["vms"].empty();
         const bool done = last["finished"].get<bool>() || all_held;
         if (live) {
             std::printf("\r%d of %zu away, %d moving   ", last["moved"].get<int>(), last["vms"].size(), last["moving"].get<int>());
@@ -131,6 +143,12 @@ void add_abort(CLI::App& cli, Context& context) {
         context.chosen = [&context]() -> int {
             auto reply = context.client().remove("/v1/evacuation");
             if (!reply.ok()) return fail(reply.error());
+            auto evacuation = context.client().get("/v1/evacuation");
+            if (!evacuation.ok()) return fail(evacuation.error());
+            if (!evacuation->body.is_object()) {
+                std::printf("Called off before any VM was moved.\n");
+                return kOk;
+            }
             return follow_evacuation(context, 60, false) == kError ? kError : kOk;
         };
     });

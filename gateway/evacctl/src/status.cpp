@@ -47,9 +47,9 @@ int run(const Context& context) {
         std::printf("\nHome here\n%s", table.text().c_str());
     }
     if (!s["staged"].empty()) {
-        Table table({"VM", "STATE", "RECOVERY POINT", "OWN", "DETAIL"});
+        Table table({"VM", "STATE", "RECOVERY POINT", "AGE s", "OWN", "DETAIL"});
         for (const auto& vm : s["staged"]) {
-            table.add({vm["name"], vm["state"], std::to_string(vm["sealed_epoch"].get<int>()),
+            table.add({vm["name"], vm["state"], std::to_string(vm["sealed_epoch"].get<int>()), number_or_dash(vm["point_age_s"], 0),
                        vm["own"].get<bool>() ? "yes" : "no", vm["detail"]});
         }
         std::printf("\nStaged here for %s\n%s", s["peer"].get<std::string>().c_str(), table.text().c_str());

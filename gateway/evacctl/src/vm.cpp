@@ -105,6 +105,19 @@ void add_vm(CLI::App& cli, Context& context) {
             return simple(context.client().remove("/v1/vms/" + path_step(*name)), *name + ": removed");
         };
     });
+    auto action = std::make_shared<std::string>();
+    auto confirm = std::make_shared<std::string>();
+    auto* force_verb = vm->add_subcommand("force", "decide where the gateway must not: see docs/evacctl.md first");
+    force_verb->add_option("action", *action, "at the VM's home: resume, yield; away: run, give-back, release")->required();
+    force_verb->add_option("name", *name)->required();
+    force_verb->add_option("--confirm", *confirm, "the VM's name again; without it, says what the act means");
+    force_verb->callback([&context, name, action, confirm] {
+        context.chosen = [&context, name, action, confirm] {
+            const Json body{{"action", *action}, {"confirm", *confirm}};
+            return simple(context.client().post("/v1/vms/" + path_step(*name) + "/force", body),
+                          *name + ": " + *action + " is forced; evacctl status shows what comes of it");
+        };
+    });
     auto* release_verb = vm->add_subcommand("release", "let a landing that is held paused run (at the site where it landed)");
     release_verb->add_option("name", *name)->required();
     release_verb->callback([&context, name] {

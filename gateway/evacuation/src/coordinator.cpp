@@ -167,17 +167,17 @@ Status Coordinator::check(const EvacuationRequest& request) const {
 
 Result<Acts> Coordinator::evacuate(const EvacuationRequest& request, Now now) {
     EVAC_TRY(check(request));
-    const bool joins = evacuation_.stage == Stage::evacuating;
-    const bool repeated = joins && request.event_id == evacuation_.event_id;
+    const bool joining = joins(request.event_id);
+    const bool repeated = joining && request.event_id == evacuation_.event_id;
     EvacuationRecord next;
-    if (joins) next = evacuation_;
+    if (joining) next = evacuation_;
     next.stage = Stage::evacuating;
     next.event_id = request.event_id;
     next.reason = request.reason.substr(0, kTextMax);
     next.options = request.options;
-    if (!joins) next.since_unix_ms = now.unix_ms;
+    if (!joining) next.since_unix_ms = now.unix_ms;
     // A planned move that becomes an evacuation measures from the alert.
-    if (joins && evacuation_.options.policy != request.options.policy)
+    if (joining && evacuation_.options.policy != request.options.policy)
         next.since_unix_ms = now.unix_ms;
     std::set<VmId> known;
     for (const Turn& turn : next.order) known.insert(turn.vm);
@@ -185,7 +185,7 @@ Result<Acts> Coordinator::evacuate(const EvacuationRequest& request, Now now) {
         if (known.count(turn.vm) == 0) next.order.push_back(turn);
     }
     EVAC_TRY(save(std::move(next)));
-    if (!joins) {
+    if (!joining) {
         for (auto& [vm, slot] : slots_) slot.listed = slot.queued = false;
     }
     for (const Turn& turn : request.order) {
@@ -359,7 +359,8 @@ Status Coordinator::finish_if_done(Now now) {
         if (o == Outcome::waiting || o == Outcome::moving) return {};
     }
     EvacuationRecord next = evacuation_;
-    next.stage = Stage::done;
+    next.stage =
+        evacuation_.stage == Stage::cancelling ? Stage::cancelled : Stage::done;
     EVAC_TRY(save(std::move(next)));
     // Those that stay were armed for this event only.
     for (auto& [vm, slot] : slots_) {
@@ -452,6 +453,11 @@ Progress Coordinator::progress(Now now) const {
         if (p.outcome == Outcome::stuck) ++out.stuck;
     }
     return out;
+}
+
+bool Coordinator::is_at_home(VmId vm) const {
+    const HomeHandover* handover = find(vm);
+    return handover != nullptr && at_home(handover->state());
 }
 
 const HomeHandover* Coordinator::find(VmId vm) const {

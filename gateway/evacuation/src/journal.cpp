@@ -172,7 +172,7 @@ Bytes encode(const EvacuationRecord& e) {
 
 EvacuationRecord read_evacuation(ByteReader& r) {
     EvacuationRecord e;
-    e.stage = read_enum<Stage>(r, 0, static_cast<uint8_t>(Stage::done));
+    e.stage = read_enum<Stage>(r, 0, static_cast<uint8_t>(Stage::cancelled));
     const uint8_t flags = r.u8();
     if (flags > 1) r.fail();
     e.options.hold_landing = flags == 1;
@@ -216,6 +216,8 @@ const char* to_string(Stage stage) {
             return "cancelling";
         case Stage::done:
             return "done";
+        case Stage::cancelled:
+            return "cancelled";
     }
     return "?";
 }

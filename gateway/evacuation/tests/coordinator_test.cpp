@@ -174,9 +174,32 @@ TEST_F(Pair, ACancelBringsBackWhatIsNotCommitted) {
     EXPECT_EQ(home_->stage(), Stage::cancelling);
     play(back);
     for (uint32_t i = 0; i < 4; ++i) EXPECT_EQ(home_state(i), State::protected_) << i;
-    EXPECT_EQ(home_->stage(), Stage::done);
+    EXPECT_EQ(home_->stage(), Stage::cancelled);
     EXPECT_TRUE(home_->find(VmId{0})->may_prestage());
     EXPECT_EQ(home_->cancel("", now_).error().code, Errc::not_found);
+    // An update of the same event calls for it after all: a new evacuation.
+    EXPECT_FALSE(home_->joins("quake-1"));
+    now_.unix_ms += 5'000;
+    ASSERT_TRUE(home_->evacuate(request({0, 1}), now_).ok());
+    EXPECT_EQ(home_->progress(now_).waiting, 2u);
+    EXPECT_EQ(home_->since_unix_ms(), now_.unix_ms);
+}
+
+// A standing order brings VMs that could not be moved when the alert came.
+TEST_F(Pair, TheSameEventGoesOnWithOneThatIsDone) {
+    play(begin({0}).value());
+    ASSERT_EQ(home_->stage(), Stage::done);
+    const int64_t since = home_->since_unix_ms();
+    pass(3'000);
+    restart();
+    EXPECT_TRUE(home_->joins("quake-1"));
+    EXPECT_FALSE(home_->joins("quake-2"));
+    ASSERT_TRUE(home_->evacuate(request({1}), now_).ok());
+    play(home_->advance(0, now_).value());
+    const Progress progress = home_->progress(now_);
+    EXPECT_EQ(progress.moved, 2u);
+    EXPECT_EQ(progress.since_unix_ms, since);
+    EXPECT_GT(progress.vms.at(1).away_ms, 3'000u) << "from the alert";
 }
 
 TEST_F(Pair, ACancelInSealedAsksAwayAndResumesOnlyOnItsWord) {
@@ -219,6 +242,11 @@ TEST_F(Pair, AnAbortedTurnComesAgainThreeTimesThenStays) {
     EXPECT_EQ(home_->progress(now_).vms.at(0).detail, "the live work failed");
     // The same alert again is nothing; another one is.
     ASSERT_TRUE(home_->evacuate(request({0}), now_).ok());
+    EXPECT_EQ(home_->progress(now_).waiting, 0u);
+    EvacuationRequest other = request({0});
+    other.event_id = "quake-2";
+    ASSERT_TRUE(home_->evacuate(other, now_).ok());
+    EXPECT_EQ(home_->progress(now_).waiting, 1u);
 }
 
 TEST_F(Pair, AnOperatorsAbortEndsTheTurnsOfThatVmAlsoAfterARestart) {

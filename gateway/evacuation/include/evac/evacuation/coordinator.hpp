@@ -87,8 +87,8 @@ class Coordinator {
     Result<Acts> arm(std::string_view event_id, std::string_view reason, Now now);
     // Begins, or extends a running one by VMs that are not in it (an evacuation also takes over an
     // armed stage and a planned move: turns not yet begun get its options). The same event again
-    // changes nothing for VMs that came back; another event gives them new turns. Turns begin in
-    // advance(). Errors: invalid_argument, not_found (a VM that was not added), refused (a planned
+    // changes nothing for VMs that came back, also when the evacuation was done before; another
+    // event gives them new turns. Turns begin in advance(). Errors: invalid_argument, not_found (a VM that was not added), refused (a planned
     // move while an evacuation runs; a cancel is under way).
     Result<Acts> evacuate(const EvacuationRequest& request, Now now);
     // The alert is off: waiting VMs stay, those under way go back where that is still possible,
@@ -113,7 +113,14 @@ class Coordinator {
     Result<Acts> tick(Now now);
 
     const HomeHandover* find(VmId vm) const;
+    bool is_at_home(VmId vm) const;  // no handover of it is under way: it runs here
     Stage stage() const { return evacuation_.stage; }
+    int64_t since_unix_ms() const { return evacuation_.since_unix_ms; }
+    // True when evacuate() with this event goes on with the present one instead of beginning anew.
+    bool joins(std::string_view event_id) const {
+        return evacuation_.stage == Stage::evacuating ||
+               (evacuation_.stage == Stage::done && evacuation_.event_id == event_id);
+    }
     Progress progress(Now now) const;
 
   private:

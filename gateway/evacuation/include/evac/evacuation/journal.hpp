@@ -60,7 +60,14 @@ struct HandoverRecord {
     bool operator==(const HandoverRecord&) const = default;
 };
 
-enum class Stage : uint8_t { idle = 0, armed = 1, evacuating = 2, cancelling = 3, done = 4 };
+enum class Stage : uint8_t {
+    idle = 0,
+    armed = 1,
+    evacuating = 2,
+    cancelling = 3,
+    done = 4,
+    cancelled = 5,  // done, but called off
+};
 const char* to_string(Stage stage);
 
 struct Turn {
