@@ -137,15 +137,19 @@ class Lab:
         shown = json.loads(run("ip", "-n", self.site_a, "-s", "-j", "link", "show", "dev", A_PORT))
         return int(shown[0]["stats64"]["tx"]["bytes"])
 
+    def tell_emulator(self, line: str) -> str:
+        """One line to the emulator's control socket, and its answer."""
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(5)
+            control.connect(str(self._control))
+            control.sendall(line.encode() + b"\n")
+            return control.makefile().readline().strip()
+
     def lost_by_emulator(self) -> int:
         """Packets that the emulator lost for want of CPU or memory: such a run says little."""
         if self._control is None:
             return 0
-        with socket.socket(socket.AF_UNIX) as control:
-            control.settimeout(5)
-            control.connect(str(self._control))
-            control.sendall(b"stats\n")
-            stats = json.loads(control.makefile().readline())
+        stats = json.loads(self.tell_emulator("stats"))
         ways = (stats["a_to_b"], stats["b_to_a"])
         return sum(int(way["ring_drops"]) + int(way["dropped_memory"]) for way in ways)
 

@@ -198,9 +198,11 @@ class Site:
         """Runs a verb with --output json and returns what it printed. Raises CommandError."""
         return json.loads(self.text(*verb, "--output", "json", accept=accept) or "null")
 
-    def text(self, *verb: str, accept: tuple[int, ...] = (0,), timeout_s: float = 90.0) -> str:
-        """What a verb printed. Exit codes other than those in `accept` raise CommandError."""
-        done = subprocess.run(
+    def evacctl_result(
+        self, *verb: str, timeout_s: float = 90.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Whatever the verb's exit code."""
+        return subprocess.run(
             self.evacctl_command(*verb),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -208,6 +210,10 @@ class Site:
             timeout=timeout_s,
             check=False,
         )
+
+    def text(self, *verb: str, accept: tuple[int, ...] = (0,), timeout_s: float = 90.0) -> str:
+        """What a verb printed. Exit codes other than those in `accept` raise CommandError."""
+        done = self.evacctl_result(*verb, timeout_s=timeout_s)
         if done.returncode not in accept:
             message = (done.stderr.strip() or done.stdout.strip())[-1000:]
             text = f"evacctl {' '.join(verb)}: exit code {done.returncode}: {message}"

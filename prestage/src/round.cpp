@@ -284,6 +284,7 @@ class Round {
     // The guest runs (again), and the pause is known.
     Status await_running() {
         if (options_.method == RoundMethod::stopped_pass) EVAC_TRY(client_.execute("cont"));
+        const bool resumed_by_itself = resume_us_ != 0;
         if (resume_us_ == 0) {
             auto event = client_.wait_event("RESUME", kEventMs);
             if (!event.ok()) {
@@ -295,7 +296,11 @@ class Round {
         }
         const auto guest = query_guest(client_);
         if (!guest.ok()) return guest.error();
-        if (!guest->running) return make_error(Errc::io, "the guest is '" + guest->status + "' after its round");
+        // It ran again while its stream was read, and was paused then: somebody else's doing, to be left as it is.
+        const bool paused_by_other = resumed_by_itself && guest->status == "paused";
+        if (!guest->running && !paused_by_other) {
+            return make_error(Errc::io, "the guest is '" + guest->status + "' after its round");
+        }
         if (resume_us_ > stop_us_) result_.pause_ns = (resume_us_ - stop_us_) * 1000;
         const uint64_t stop_wall_us = static_cast<uint64_t>(stop_wall_ms_) * 1000;
         if (resume_us_ > stop_wall_us) result_.pause_upper_ns = (resume_us_ - stop_wall_us) * 1000;

@@ -176,6 +176,16 @@ class Pair:
         """That site A has put on the link, by the kernel's count, so restarts do not matter."""
         return self._lab.lab.a_to_b_bytes()
 
+    def cut_line(self) -> None:
+        self._emulator("loss 100")
+
+    def mend_line(self) -> None:
+        self._emulator(f"loss {self._lab.link.loss_pct:g}")
+
+    def _emulator(self, line: str) -> None:
+        if (answer := self._lab.lab.tell_emulator(line)) != "ok":
+            raise RuntimeError(f"wan-emulator, {line}: {answer}")
+
     def vm_status(self) -> dict[str, object]:
         return next(vm for vm in self.a.evacctl("status")["vms"] if vm["name"] == self.spec.name)
 

@@ -201,10 +201,13 @@ class Daemon:
 
     def webhook(
         self, body: bytes, headers: dict[str, str] | None = None, *, path: str = "/v1/alerts",
-        method: str = "POST",
+        method: str = "POST", client: Path | None = None,
     ) -> tuple[int, Any]:  # fmt: skip
+        """`client` is the certificate to show; its key lies beside it."""
         host, port = self.sections["webhook"]["listen"].split(":")
         context = ssl.create_default_context(cafile=str(self._keys / "ca.pem"))
+        if client is not None:
+            context.load_cert_chain(client, client.with_suffix(".key"))
         connection = http.client.HTTPSConnection(host, int(port), timeout=10, context=context)
         return request(connection, method, path, body, headers)
 

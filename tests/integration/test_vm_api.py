@@ -157,6 +157,10 @@ class VmAndApi(unittest.TestCase):
     def test_nothing_to_evacuate(self) -> None:
         done = self.pair.a.ctl("evacuate")
         self.assertEqual((done.code, done.out), (ERROR, ""), done)
+        self.assertIn("no VM is enrolled: there is nothing", done.err)
+        self.assertIsNone(self.pair.a.api("GET", "/v1/status")[1]["order"])
+        done = self.pair.a.ctl("evacuate", "--planned")
+        self.assertEqual(done.code, ERROR, done)
         self.assertIn("no VM is protected", done.err)
         done = self.pair.a.ctl("evacuate", "nobody")
         self.assertEqual(done.code, ERROR, done)
@@ -165,6 +169,16 @@ class VmAndApi(unittest.TestCase):
         self.assertEqual((done.code, done.out), (ERROR, ""), done)
         self.assertIn("no VM is enrolled", done.err)
         self.assertEqual(self.pair.a.api("GET", "/v1/evacuation"), (200, None))
+
+    def test_forced_acts_on_strangers(self) -> None:
+        done = self.pair.a.ctl("vm", "force", "run", "nobody", "--confirm", "nobody")
+        self.assertEqual((done.code, done.out), (ERROR, ""), done)
+        self.assertIn("vm 'nobody' is not staged here", done.err)
+        done = self.pair.a.ctl("vm", "force", "yield", "nobody", "--confirm", "nobody")
+        self.assertIn("vm 'nobody' is not enrolled here", done.err)
+        done = self.pair.a.ctl("vm", "force", "panic", "nobody", "--confirm", "nobody")
+        self.assertEqual(done.code, USAGE, done)
+        self.assertIn("action: 'panic' is refused; accepted: run, give-back, release", done.err)
 
     def bad(self, method: str, path: str, body: object, status: int, said: str) -> None:
         code, answer = self.pair.a.api(method, path, body)
@@ -189,9 +203,11 @@ class VmAndApi(unittest.TestCase):
             with self.subTest(body[:20]):
                 self.bad("POST", "/v1/vms", body, 400, "body: a JSON object is accepted")
         for more, said in (({"vms": "a"}, 'vms: "a" is refused; accepted: a list of texts'), ({"vms": [1]}, "vms: a list with 1 is refused; accepted: a list of texts"),
-                           ({"planned": "yes"}, "planned: \"yes\" is refused; accepted: true or false"), ({"x": 1}, "x: unknown field")):  # fmt: skip
+                           ({"planned": "yes"}, "planned: \"yes\" is refused; accepted: true or false"), ({"x": 1}, "x: unknown field"),
+                           ({"event": "x" * 257}, "event: 257 bytes are refused; accepted: 1 to 256")):  # fmt: skip
             with self.subTest(more):
                 self.bad("POST", "/v1/evacuation", more, 400, said)
+        self.bad("POST", "/v1/vms/x/force", {"action": 1}, 400, "action: 1 is refused; accepted: a text")
 
     def test_a_deeply_nested_body(self) -> None:
         """Copying such a value would overrun the stack."""

@@ -147,5 +147,27 @@ class Webhook(unittest.TestCase):
         self.assertIn("no action", done.out)
 
 
+class ClientCertificate(unittest.TestCase):
+    def test_only_certificates_of_client_ca_are_served(self) -> None:
+        work, other = Workspace(), Workspace()
+        self.addCleanup(other.remove)
+        self.addCleanup(work.remove)
+        ports = [free_port(socket.SOCK_DGRAM) for _ in range(2)]
+        sections = work.sections("site-a", ports[0], "site-b", ports[1])
+        sections["webhook"]["client_ca"] = str(work.keys / "ca.pem")
+        daemon = Daemon(work, sections)
+        self.addCleanup(daemon.stop)
+        daemon.start()
+        body = alert(status="test")
+        headers = daemon.signed(body)
+        for client in (None, other.keys / "site-b.pem"):
+            with self.subTest(client), self.assertRaises(OSError):  # what ssl raises
+                daemon.webhook(body, headers, client=client)
+            self.assertEqual(daemon.api("GET", "/v1/alerts"), (200, []))
+        self.assertEqual(daemon.webhook(body, headers, client=work.keys / "site-b.pem")[0], 202)
+        # The certificate does not stand in for the signature.
+        self.assertEqual(daemon.webhook(body, {}, client=work.keys / "site-b.pem")[0], 401)
+
+
 if __name__ == "__main__":
     unittest.main()

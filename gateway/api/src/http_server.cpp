@@ -2,6 +2,8 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <gnutls/gnutls.h>
+#include <gnutls/x509.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -11,9 +13,14 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <charconv>
+#include <cstdarg>
+#include <cstdio>
+#include <ctime>
 #include <fstream>
 #include <iterator>
+#include <optional>
 
 #include "evac/core/unique_fd.hpp"
 
@@ -54,6 +61,48 @@ MHD_Result add_header(void* target, MHD_ValueKind kind, const char* name, const 
     std::transform(lower.begin(), lower.end(), lower.begin(),
                    [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     return add_value(target, kind, lower.c_str(), value);
+}
+
+gnutls_session_t tls_session(MHD_Connection* connection) {
+    const auto* info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+    return info != nullptr ? static_cast<gnutls_session_t>(info->tls_session) : nullptr;
+}
+
+// What is wrong with the client's certificate: the alert that says so, or none. libmicrohttpd
+// trusts client_ca alone.
+std::optional<gnutls_alert_description_t> client_fault(gnutls_session_t session) {
+    unsigned count = 0;
+    if (gnutls_certificate_get_peers(session, &count) == nullptr || count == 0)
+        return GNUTLS_A_CERTIFICATE_REQUIRED;
+    std::string purpose = GNUTLS_KP_TLS_WWW_CLIENT;
+    gnutls_typed_vdata_st wanted{GNUTLS_DT_KEY_PURPOSE_OID,
+                                 reinterpret_cast<unsigned char*>(purpose.data()), 0};
+    unsigned faults = 0;
+    if (gnutls_certificate_verify_peers(session, &wanted, 1, &faults) != GNUTLS_E_SUCCESS) {
+        return GNUTLS_A_BAD_CERTIFICATE;
+    }
+    if (faults == 0) return std::nullopt;
+    if ((faults & GNUTLS_CERT_EXPIRED) != 0) return GNUTLS_A_CERTIFICATE_EXPIRED;
+    if ((faults & GNUTLS_CERT_SIGNER_NOT_FOUND) != 0) return GNUTLS_A_UNKNOWN_CA;
+    return GNUTLS_A_BAD_CERTIFICATE;
+}
+
+// GnuTLS calls this during the handshake. libmicrohttpd sends no alert when a handshake fails;
+// without one the sender's operator sees a closed connection and no reason.
+int judge_client(gnutls_session_t session) {
+    const auto fault = client_fault(session);
+    if (!fault) return 0;
+    gnutls_alert_send(session, GNUTLS_AL_FATAL, *fault);
+    return GNUTLS_E_CERTIFICATE_ERROR;
+}
+
+// Before the handshake of each connection. libmicrohttpd itself asks for a certificate but never
+// looks at it.
+void on_connection(void*, MHD_Connection* connection, void**, MHD_ConnectionNotificationCode code) {
+    const auto session = tls_session(connection);
+    if (code == MHD_CONNECTION_NOTIFY_STARTED && session != nullptr) {
+        gnutls_session_set_verify_function(session, judge_client);
+    }
 }
 
 MHD_Result reply(MHD_Connection* connection, const HttpResponse& response) {
@@ -97,6 +146,24 @@ MHD_Result on_request(void* user, MHD_Connection* connection, const char* url, c
     return reply(connection, (*static_cast<HttpHandler*>(user))(pending.request));
 }
 
+// With client_ca. When on_connection comes before the handshake is libmicrohttpd's habit, not its
+// promise; so whoever got here is judged again.
+MHD_Result on_judged_request(void* user, MHD_Connection* connection, const char* url,
+                             const char* method, const char* version, const char* data,
+                             size_t* data_size, void** state) {
+    if (*state == nullptr) {
+        const auto session = tls_session(connection);
+        if (session == nullptr || client_fault(session)) {
+            return reply(connection,
+                         {403,
+                          R"({"error":"client certificate: one of the client CA is accepted"})",
+                          "application/json",
+                          {}});
+        }
+    }
+    return on_request(user, connection, url, method, version, data, data_size, state);
+}
+
 void on_completed(void*, MHD_Connection*, void** state, MHD_RequestTerminationCode) {
     delete static_cast<Pending*>(*state);
     *state = nullptr;
@@ -116,6 +183,19 @@ Result<UniqueFd> listen_on(int family, const sockaddr* address, socklen_t size, 
     if (::bind(fd.get(), address, size) != 0) return io_error("listen on '" + name + "'");
     if (::listen(fd.get(), kBacklog) != 0) return io_error("listen on '" + name + "'");
     return fd;
+}
+
+}  // namespace
+
+namespace {
+
+// libmicrohttpd says a line for each handshake that fails, which anybody can bring about.
+void log_bounded(void*, const char* format, va_list arguments) {
+    constexpr uint64_t kLinesPerMinute = 10;
+    static std::atomic<uint64_t> minute{0}, lines{0};
+    const auto now = static_cast<uint64_t>(std::time(nullptr)) / 60;
+    if (minute.exchange(now) != now) lines = 0;
+    if (lines++ < kLinesPerMinute) std::vfprintf(stderr, format, arguments);
 }
 
 }  // namespace
@@ -148,7 +228,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::listen_unix(const std::string& p
     impl->socket_path = path;
     impl->handler = std::move(handler);
     impl->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_ERROR_LOG, 0, nullptr, nullptr, on_request, &impl->handler,
-                                    MHD_OPTION_LISTEN_SOCKET, impl->listener.get(), MHD_OPTION_CONNECTION_LIMIT,
+                                    MHD_OPTION_EXTERNAL_LOGGER, log_bounded, nullptr, MHD_OPTION_LISTEN_SOCKET, impl->listener.get(), MHD_OPTION_CONNECTION_LIMIT,
                                     kConnectionsMax, MHD_OPTION_CONNECTION_TIMEOUT, kIdleSecondsMax,
                                     MHD_OPTION_NOTIFY_COMPLETED, on_completed, nullptr, MHD_OPTION_END);
     if (impl->daemon == nullptr) return io_error("HTTP server on '" + path + "'");
@@ -184,17 +264,22 @@ Result<std::unique_ptr<HttpServer>> HttpServer::listen_tls(const std::string& wh
     EVAC_TRY(listener);
     impl->listener = std::move(*listener);
     impl->handler = std::move(handler);
-    std::array<MHD_OptionItem, 2> client_ca_options{{
-        {impl->client_ca.empty() ? MHD_OPTION_END : MHD_OPTION_HTTPS_MEM_TRUST, 0,
-         impl->client_ca.empty() ? nullptr : impl->client_ca.data()},
-        {MHD_OPTION_END, 0, nullptr},
-    }};
+    const bool judges = !tls.client_ca.empty();
+    std::array<MHD_OptionItem, 3> client_options{};  // MHD_OPTION_END each
+    if (judges) {
+        client_options[0] = {MHD_OPTION_HTTPS_MEM_TRUST, 0, impl->client_ca.data()};
+        client_options[1] = {MHD_OPTION_NOTIFY_CONNECTION,
+                             reinterpret_cast<intptr_t>(on_connection), nullptr};
+    }
     impl->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_USE_ERROR_LOG | MHD_USE_TLS, port, nullptr, nullptr, on_request, &impl->handler,
-        MHD_OPTION_LISTEN_SOCKET, impl->listener.get(), MHD_OPTION_HTTPS_MEM_CERT, impl->cert.c_str(),
-        MHD_OPTION_HTTPS_MEM_KEY, impl->key.c_str(), MHD_OPTION_HTTPS_PRIORITIES, "SECURE128:-VERS-TLS1.0:-VERS-TLS1.1",
-        MHD_OPTION_CONNECTION_LIMIT, kConnectionsMax, MHD_OPTION_CONNECTION_TIMEOUT, kIdleSecondsMax,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, nullptr, MHD_OPTION_ARRAY, client_ca_options.data(), MHD_OPTION_END);
+        MHD_USE_EPOLL | MHD_USE_ERROR_LOG | MHD_USE_TLS, port, nullptr, nullptr,
+        judges ? on_judged_request : on_request, &impl->handler, MHD_OPTION_EXTERNAL_LOGGER, log_bounded,
+        nullptr, MHD_OPTION_LISTEN_SOCKET,
+        impl->listener.get(), MHD_OPTION_HTTPS_MEM_CERT, impl->cert.c_str(),
+        MHD_OPTION_HTTPS_MEM_KEY, impl->key.c_str(), MHD_OPTION_HTTPS_PRIORITIES,
+        "SECURE128:-VERS-TLS1.0:-VERS-TLS1.1", MHD_OPTION_CONNECTION_LIMIT, kConnectionsMax,
+        MHD_OPTION_CONNECTION_TIMEOUT, kIdleSecondsMax, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
+        nullptr, MHD_OPTION_ARRAY, client_options.data(), MHD_OPTION_END);
     if (impl->daemon == nullptr) {
         return make_error(Errc::invalid_argument, "webhook on '" + where + "': certificate '" + tls.cert + "' or key '" +
                                                       tls.key + "' cannot be used");

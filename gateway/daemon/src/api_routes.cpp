@@ -191,6 +191,7 @@ HttpResponse force_vm(App& app, const HttpRequest& r, const std::string& name) {
             const int64_t age_s = (app.clock().wall_unix_ms() - staged->point_unix_ms) / 1000;
             text += "; its last recovery point is " + std::to_string(age_s) + " s old";
         }
+        if (app.peer_connected()) text += "; THE OTHER SITE IS CONNECTED NOW";
         return error_response(make_error(Errc::invalid_argument, text));
     }
     if (staged != nullptr && act->away == evacuation::AwayEventKind::force_run && raw(staged->sealed) == 0) {

@@ -26,8 +26,6 @@ constexpr uint64_t kTickBusyNs = 5 * kNsPerMs;  // while an evacuation runs
 constexpr uint64_t kHeartbeatNs = 500 * kNsPerMs;
 constexpr uint64_t kPursuitNs = kNsPerSecond;   // looks whether more VMs can follow a standing order
 constexpr uint64_t kIndexFlushNs = kNsPerSecond;
-constexpr double kSwitchoverBaseMs = 150;       // loading device state and cont, on a loaded host
-constexpr double kPassShare = 0.4;              // of a live round: what a pass over a stopped guest takes
 
 ByteSpan secret_bytes(const std::string& secret) { return as_byte_span(secret); }
 
@@ -229,6 +227,10 @@ int App::run() {
 void App::loop_once() {
     const uint64_t tick_ns = coordinator_->stage() == evacuation::Stage::evacuating ? kTickBusyNs : kTickNs;
     int timeout_ms = static_cast<int>(tick_ns / kNsPerMs);
+    for (const auto* server : {api_.get(), webhook_.get()}) {
+        const int wanted_ms = server == nullptr ? -1 : server->timeout_ms();
+        if (wanted_ms >= 0) timeout_ms = std::min(timeout_ms, wanted_ms);
+    }
     std::array<pollfd, 8> waiters{};
     nfds_t count = 0;
     for (const int fd : {api_->wait_fd(), webhook_ ? webhook_->wait_fd() : -1, transport_->control_fd(),
@@ -439,148 +441,6 @@ void App::take_ingest_events() {
             away_->on_ingest_event(*event);
         }
     }
-}
-
-// --- evacuation
-
-double App::switchover_ms(const HomeVm& vm) const {
-    const double rtt_ms = static_cast<double>(transport_->stats().rtt_smoothed_ns) / 1e6;
-    double pass_s = vm.history.entries.empty() ? static_cast<double>(vm.total_bytes()) / 1e9
-                                               : vm.history.entries.back().duration_s * kPassShare;
-    if (vm.final_pass_s > 0) pass_s = vm.final_pass_s;
-    return kSwitchoverBaseMs + 2 * rtt_ms + pass_s * 1000;
-}
-
-Result<planner::PlanOutput> App::plan_now(const planner::PlanOptions& options) {
-    planner::PlanOptions frozen = options;
-    // Live passes over KVM guests are pending; a pass over the stopped guest is right everywhere.
-    frozen.solve.forced_mode_all = planner::Mode::freeze;
-    return planner::plan_from_inventory(inventory(), frozen, clock_);
-}
-
-Status App::evacuate(const EvacuateRequest& request) {
-    const bool everything = request.vms.empty() && !request.planned && !request.hold_landing;
-    if (!everything) return begin_evacuation(request);
-    if (home_->vms().empty()) return make_error(Errc::refused, "no VM is enrolled: there is nothing that could be moved");
-    const auto stands_ms = static_cast<int64_t>(config_.evacuation.standing_s * 1000);
-    const Status given = order_->give({request.event_id, request.reason, clock_.wall_unix_ms() + stands_ms});
-    if (!given.ok()) log_.error("standing order: " + given.error().message());
-    waits_for_.clear();
-    pursue_order();
-    return {};
-}
-
-// Moves what can be moved now and is not yet part of it.
-void App::pursue_order() {
-    last_pursuit_ns_ = clock_.now_ns();
-    const Order* order = standing_order();
-    if (order == nullptr || !machines_started_) return;
-    std::vector<VmId> taken;
-    const auto progress = coordinator_->progress(now());
-    const bool ours = progress.event_id == order->event_id && coordinator_->joins(order->event_id);
-    for (const auto& vm : progress.vms) {
-        if (!ours) break;
-        if (vm.outcome != evacuation::Outcome::none) taken.push_back(vm.vm);
-    }
-    EvacuateRequest request;
-    request.event_id = order->event_id;
-    request.reason = order->reason;
-    for (const auto& [id, vm] : home_->vms()) {
-        const bool is_taken = std::find(taken.begin(), taken.end(), id) != taken.end();
-        if (!is_taken && home_->protected_now(*vm) && coordinator_->is_at_home(id)) request.vms.push_back(vm->name);
-    }
-    std::string waits_for;
-    if (!peer_connected()) {
-        waits_for = "the peer is not connected";
-    } else if (!request.vms.empty()) {
-        const Status begun = begin_evacuation(request);
-        if (!begun.ok()) waits_for = begun.error().message();
-    } else if (taken.empty()) {
-        waits_for = "no VM is protected yet";
-    }
-    if (!waits_for.empty() && waits_for != waits_for_) {
-        log_.warning("the order to evacuate (" + order->event_id + ") stands, but waits: " + waits_for);
-    }
-    waits_for_ = waits_for;
-}
-
-Status App::begin_evacuation(const EvacuateRequest& request) {
-    std::vector<VmId> chosen;
-    for (const auto& [id, vm] : home_->vms()) {
-        const bool wanted = request.vms.empty() ||
-                            std::find(request.vms.begin(), request.vms.end(), vm->name) != request.vms.end();
-        if (wanted && home_->protected_now(*vm)) chosen.push_back(id);
-    }
-    for (const auto& name : request.vms) {
-        if (home_->find(name) == nullptr) return make_error(Errc::not_found, "vm '" + name + "' is not enrolled");
-    }
-    if (chosen.empty()) return make_error(Errc::refused, "no VM is protected: there is nothing that could be moved");
-    if (!peer_connected()) return make_error(Errc::unavailable, "the peer is not connected");
-    auto plan = plan_now({});
-    EVAC_TRY(plan);
-    // Joining one that runs: its clock goes on, and all turns that have not begun are put in the new plan's order.
-    const bool joins = coordinator_->joins(request.event_id);
-    const double elapsed_s =
-        joins ? static_cast<double>(clock_.wall_unix_ms() - coordinator_->since_unix_ms()) / 1000 : 0;
-    evacuation::EvacuationRequest move;
-    move.event_id = request.event_id;
-    move.reason = request.reason;
-    move.options.policy = request.planned || !config_.evacuation.silence_may_run ? evacuation::Policy::planned
-                                                                                : evacuation::Policy::evacuation;
-    move.options.silence_ms = static_cast<uint32_t>(config_.evacuation.silence_s * 1000);
-    move.options.hold_landing = request.hold_landing;
-    std::vector<evacuation::Turn> planned;
-    for (const auto index : plan->plan.schedule.order) {
-        const auto& entry = plan->inventory.vms[index];
-        HomeVm* vm = home_->find(entry.name);
-        if (vm == nullptr) continue;
-        const auto& outcome = plan->plan.evaluation.vms[index];
-        planned.push_back({vm->id, static_cast<uint32_t>((elapsed_s + outcome.away_s) * 1000),
-                           static_cast<uint32_t>(outcome.downtime_ms)});
-        if (std::find(chosen.begin(), chosen.end(), vm->id) == chosen.end()) continue;
-        move.order.push_back(planned.back());
-        vm->backlog_at_alert_bytes = static_cast<uint64_t>(entry.unstaged_mib * static_cast<double>(kMiB));
-    }
-    if (!joins) {
-        meter_ = {};
-        meter_.wire_bytes_before = transport_->stats().bytes_sent;
-    }
-    meter_.predicted_makespan_s = elapsed_s + plan->plan.evaluation.makespan_s;
-    log_.warning(std::string(joins ? "evacuation goes on: " : "evacuation begins: ") + request.reason + " (" +
-                 request.event_id + "), " + std::to_string(move.order.size()) + " VMs, predicted " +
-                 std::to_string(meter_.predicted_makespan_s) + " s");
-    auto acts = coordinator_->evacuate(move, now());
-    EVAC_TRY(acts);
-    if (joins) {
-        const Status reordered = coordinator_->reorder(planned);
-        if (!reordered.ok()) execute(reordered.error());
-    }
-    home_->begin_evacuation(chosen);
-    send_heartbeat();
-    execute(std::move(acts));
-    execute(coordinator_->advance(reducer_->final_bytes_waiting(), now()));
-    return {};
-}
-
-Status App::arm(const std::string& event_id, const std::string& reason) {
-    auto acts = coordinator_->arm(event_id, reason, now());
-    EVAC_TRY(acts);
-    log_.warning("armed: " + reason + " (" + event_id + ")");
-    send_heartbeat();
-    execute(std::move(acts));
-    return {};
-}
-
-Status App::cancel_evacuation(const std::string& event_id) {
-    const bool stood = order_->cancel(event_id);
-    waits_for_.clear();
-    auto acts = coordinator_->cancel(event_id, now());
-    // Cancelled before anything could be moved, or after all of it was.
-    if (!acts.ok() && acts.error().code == Errc::not_found && stood) return {};
-    EVAC_TRY(acts);
-    log_.warning("cancelled: " + (event_id.empty() ? std::string("by the operator") : event_id));
-    execute(std::move(acts));
-    return {};
 }
 
 }  // namespace evac::daemon

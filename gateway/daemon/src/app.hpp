@@ -35,6 +35,7 @@ struct EvacuateRequest {
     bool planned = false;
     bool hold_landing = false;
     std::vector<std::string> vms;  // empty = all that are protected
+    bool retry = false;            // see evacuation::EvacuationRequest
 };
 
 // What an evacuation's report needs beyond the state machine's progress.

@@ -58,7 +58,7 @@ void HomeService::answer(const Act& act, HomeEventKind kind, const std::string& 
     if (HomeVm* vm = find(act.vm)) pump_acts(*vm);
 }
 
-void HomeService::begin_evacuation(const std::vector<VmId>& chosen) {
+void HomeService::begin_evacuation(const std::set<VmId>& chosen) {
     evacuating_ = true;
     for (const VmId id : chosen) {
         if (HomeVm* vm = find(id)) vm->wire_at_alert_bytes = vm->flow->wire_bytes;

@@ -4,9 +4,10 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
-#include <vector>
+#include <unordered_map>
 
 #include "capture_jobs.hpp"
 #include "config.hpp"
@@ -53,11 +54,11 @@ class HomeService {
     };
     Result<VmId> add(const AddRequest& request);
     Status remove(const std::string& name);
-    HomeVm* find(std::string_view name);
+    HomeVm* find(const std::string& name);
     HomeVm* find(VmId id);
     const std::map<VmId, std::unique_ptr<HomeVm>>& vms() const { return vms_; }
 
-    void begin_evacuation(const std::vector<VmId>& chosen);  // their meters start; all rounds stop
+    void begin_evacuation(const std::set<VmId>& chosen);  // their meters start; all rounds stop
     void execute(const evacuation::Act& act);
     bool protected_now(const HomeVm& vm) const;  // a sealed copy within the RPO target
     double rpo_s(const HomeVm& vm) const;        // age of the newest recovery point; < 0 = none
@@ -95,6 +96,7 @@ class HomeService {
     Ports ports_;
     uint64_t seed_;
     std::map<VmId, std::unique_ptr<HomeVm>> vms_;
+    std::unordered_map<std::string, VmId> by_name_;
     std::map<VmId, std::deque<std::function<void(HomeVm&)>>> waiting_;  // per busy VM; a handful of acts at most
     uint32_t next_id_ = 1;
     uint64_t next_round_ns_ = 0;  // CPU share: no pass before

@@ -1,6 +1,7 @@
 #include "status_json.hpp"
 
 #include <algorithm>
+#include <set>
 
 #include "app.hpp"
 
@@ -52,13 +53,15 @@ Json drops_json(const wan::Stats& stats) {
 
 // VMs that an order for all does not move, and why.
 Json left_behind(App& app, const evacuation::Progress* progress) {
+    std::set<VmId> listed;
+    if (progress != nullptr) {
+        for (const auto& vm : progress->vms) {
+            if (vm.outcome != evacuation::Outcome::none) listed.insert(vm.vm);
+        }
+    }
     Json left = Json::array();
     for (const auto& [id, vm] : app.home().vms()) {
-        const VmId wanted = id;
-        const bool listed = progress != nullptr && std::any_of(progress->vms.begin(), progress->vms.end(), [&](const auto& p) {
-                                return p.vm == wanted && p.outcome != evacuation::Outcome::none;
-                            });
-        if (listed || vm->phase == VmPhase::moved) continue;
+        if (listed.count(id) != 0 || vm->phase == VmPhase::moved) continue;
         const std::string state = state_of(app, *vm);
         left.push_back({{"name", vm->name}, {"why", vm->detail.empty() ? state : state + ": " + vm->detail}});
     }

@@ -191,7 +191,9 @@ Result<Acts> Coordinator::evacuate(const EvacuationRequest& request, Now now) {
     for (const Turn& turn : request.order) {
         Slot& slot = slots_.find(turn.vm)->second;
         const bool done_or_moving = slot.listed && outcome(slot) != Outcome::returned;
-        if (slot.queued || done_or_moving || (slot.listed && repeated)) continue;
+        const bool came_back = slot.listed && repeated;
+        if (slot.queued || done_or_moving) continue;
+        if (came_back && (!request.retry || slot.keep_home)) continue;
         slot.listed = true;
         slot.keep_home = false;
         slot.turn = turn;
@@ -425,6 +427,7 @@ VmProgress Coordinator::vm_progress(const Slot& slot, Now now) const {
     p.away_ms = slot.away_ms;
     p.landed_paused = slot.handover.landed_paused();
     p.abort_asked = record.abort_asked;
+    p.kept_home = slot.keep_home;
     p.parts = slot.handover.pause_parts();
     p.detail = slot.handover.detail();
     return p;

@@ -243,6 +243,15 @@ TEST_F(Pair, AnAbortedTurnComesAgainThreeTimesThenStays) {
     // The same alert again is nothing; another one is.
     ASSERT_TRUE(home_->evacuate(request({0}), now_).ok());
     EXPECT_EQ(home_->progress(now_).waiting, 0u);
+    EvacuationRequest again = request({0});
+    again.retry = true;
+    ASSERT_TRUE(home_->evacuate(again, now_).ok());
+    EXPECT_EQ(home_->progress(now_).waiting, 1u);
+    ASSERT_EQ(names(home_->advance(0, now_).value()), "PREPARE start_drain");
+    play(home_event(0, HE::abort).value());
+    EXPECT_TRUE(home_->progress(now_).vms.at(0).kept_home);
+    ASSERT_TRUE(home_->evacuate(again, now_).ok());
+    EXPECT_EQ(home_->progress(now_).waiting, 0u) << "an operator brought it back";
     EvacuationRequest other = request({0});
     other.event_id = "quake-2";
     ASSERT_TRUE(home_->evacuate(other, now_).ok());

@@ -35,7 +35,7 @@ using HttpHandler = std::function<HttpResponse(const HttpRequest&)>;
 
 struct TlsFiles {
     std::string cert, key;
-    std::string client_ca;  // empty: no client certificate is asked for
+    std::string client_ca;  // only clients with a valid certificate of this CA are served; empty: none is asked for
 };
 
 class HttpServer {

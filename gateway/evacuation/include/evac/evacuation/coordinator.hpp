@@ -23,6 +23,7 @@ struct EvacuationRequest {
     std::string reason;
     HandoverOptions options{};
     std::vector<Turn> order;  // first turn first; every VM was added
+    bool retry = false;       // the same event again: VMs that came back by themselves get new turns
 };
 
 struct CoordinatorOptions {
@@ -54,6 +55,7 @@ struct VmProgress {
     uint64_t away_ms = 0;  // from the start of the evacuation to RUNNING; 0 = not yet
     bool landed_paused = false;
     bool abort_asked = false;
+    bool kept_home = false;  // by an operator
     PauseParts parts;
     std::string detail;
 };
@@ -87,8 +89,8 @@ class Coordinator {
     Result<Acts> arm(std::string_view event_id, std::string_view reason, Now now);
     // Begins, or extends a running one by VMs that are not in it (an evacuation also takes over an
     // armed stage and a planned move: turns not yet begun get its options). The same event again
-    // changes nothing for VMs that came back, also when the evacuation was done before; another
-    // event gives them new turns. Turns begin in advance(). Errors: invalid_argument, not_found (a VM that was not added), refused (a planned
+    // changes nothing for VMs that came back (unless `retry`), also when the evacuation was done
+    // before; another event gives them new turns. Turns begin in advance(). Errors: invalid_argument, not_found (a VM that was not added), refused (a planned
     // move while an evacuation runs; a cancel is under way).
     Result<Acts> evacuate(const EvacuationRequest& request, Now now);
     // The alert is off: waiting VMs stay, those under way go back where that is still possible,
