@@ -19,16 +19,26 @@ void assert_failed(const char* expression, const char* file, int line) {
 
 const char* to_string(Errc code) {
     switch (code) {
-        case Errc::invalid_argument: return "invalid argument";
-        case Errc::not_found: return "not found";
-        case Errc::already_exists: return "already exists";
-        case Errc::refused: return "refused";
-        case Errc::corrupt: return "corrupt";
-        case Errc::io: return "input/output";
-        case Errc::unavailable: return "unavailable";
-        case Errc::timeout: return "timeout";
-        case Errc::cancelled: return "cancelled";
-        case Errc::internal: return "internal";
+        case Errc::invalid_argument:
+            return "invalid argument";
+        case Errc::not_found:
+            return "not found";
+        case Errc::already_exists:
+            return "already exists";
+        case Errc::refused:
+            return "refused";
+        case Errc::corrupt:
+            return "corrupt";
+        case Errc::io:
+            return "input/output";
+        case Errc::unavailable:
+            return "unavailable";
+        case Errc::timeout:
+            return "timeout";
+        case Errc::cancelled:
+            return "cancelled";
+        case Errc::internal:
+            return "internal";
     }
     return "unknown";
 }
@@ -47,7 +57,9 @@ uint64_t read_clock_ns(clockid_t id) {
 }
 }  // namespace
 
-uint64_t SystemClock::now_ns() const { return read_clock_ns(CLOCK_MONOTONIC); }
+uint64_t SystemClock::now_ns() const {
+    return read_clock_ns(CLOCK_MONOTONIC);
+}
 int64_t SystemClock::wall_unix_ms() const {
     return static_cast<int64_t>(read_clock_ns(CLOCK_REALTIME) / kNsPerMs);
 }

@@ -26,13 +26,18 @@ TEST(Result, CarriesValueOrError) {
     EXPECT_EQ(*quarter(8), 2);
     EXPECT_EQ(quarter(6).error().code, Errc::invalid_argument);
     EXPECT_EQ(quarter(6).error().message(), "v: must be even (invalid argument)");
-    EXPECT_EQ(io_error("open x", ENOENT).message(), "open x: No such file or directory (input/output)");
+    EXPECT_EQ(io_error("open x", ENOENT).message(),
+              "open x: No such file or directory (input/output)");
 }
 
 TEST(Bytes, RoundTripsAndFailsForGoodWhenShort) {
     Bytes buffer;
     ByteWriter w(buffer);
-    w.u8(1); w.le16(0x0203); w.be32(0x04050607); w.le64(0x1122334455667788); w.put_sized("abc");
+    w.u8(1);
+    w.le16(0x0203);
+    w.be32(0x04050607);
+    w.le64(0x1122334455667788);
+    w.put_sized("abc");
     ByteReader r(buffer);
     EXPECT_EQ(r.u8(), 1);
     EXPECT_EQ(r.le16(), 0x0203);
@@ -76,7 +81,10 @@ TEST(SpscRing, KeepsOrderAcrossThreads) {
     constexpr uint64_t kCount = 200000;
     std::thread producer([&ring] {
         for (uint64_t i = 0; i < kCount;) {
-            if (ring.try_push(uint64_t{i})) ++i; else std::this_thread::yield();
+            if (ring.try_push(uint64_t{i}))
+                ++i;
+            else
+                std::this_thread::yield();
         }
     });
     for (uint64_t expected = 0; expected < kCount;) {

@@ -1,5 +1,6 @@
-// Cost of an epoch with a fixed number of dirty pages against the size of the VM: this queue beside a scan of a dirty
-// bitmap (one bit per page), the way that grows with memory. Both copy each dirty page once. Usage: dirty_queue_bench [dirty pages, default 1000]
+// Cost of an epoch with a fixed number of dirty pages against the size of the VM: this queue beside
+// a scan of a dirty bitmap (one bit per page), the way that grows with memory. Both copy each dirty
+// page once. Usage: dirty_queue_bench [dirty pages, default 1000]
 #include <bit>
 #include <chrono>
 #include <cstdio>
@@ -16,14 +17,17 @@ using namespace evac;
 using namespace evac::prestage;
 using Clock = std::chrono::steady_clock;
 
-double us_since(Clock::time_point start) { return std::chrono::duration<double, std::micro>(Clock::now() - start).count(); }
+double us_since(Clock::time_point start) {
+    return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+}
 
 }  // namespace
 
 int main(int argc, char** argv) {
     const uint64_t dirty = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1000;
     constexpr int kEpochs = 200;
-    std::printf("%llu dirty pages per epoch, mean of %d epochs\n", static_cast<unsigned long long>(dirty), kEpochs);
+    std::printf("%llu dirty pages per epoch, mean of %d epochs\n",
+                static_cast<unsigned long long>(dirty), kEpochs);
     std::printf("%10s %22s %22s\n", "VM size", "queue us/epoch", "bitmap scan us/epoch");
     for (uint64_t gib = 1; gib <= 256; gib *= 4) {
         const uint64_t pages = gib * (1024 * kMiB / kPageBytes);
@@ -62,8 +66,9 @@ int main(int argc, char** argv) {
             }
             scan_us += us_since(start);
         }
-        std::printf("%6llu GiB %22.1f %22.1f   (%llu)\n", static_cast<unsigned long long>(gib), queue_us / kEpochs,
-                    scan_us / kEpochs, static_cast<unsigned long long>(sum % 10));
+        std::printf("%6llu GiB %22.1f %22.1f   (%llu)\n", static_cast<unsigned long long>(gib),
+                    queue_us / kEpochs, scan_us / kEpochs,
+                    static_cast<unsigned long long>(sum % 10));
     }
     return 0;
 }

@@ -1,5 +1,6 @@
-// Sealed rounds of a running guest, timed; then a final pass compared with the stopped guest page by page, and the guest
-// resumed. Usage: round_bench QMP_SOCKET RUN_DIR [rounds, default 20] [interval ms, default 500]
+// Sealed rounds of a running guest, timed; then a final pass compared with the stopped guest page
+// by page, and the guest resumed. Usage: round_bench QMP_SOCKET RUN_DIR [rounds, default 20]
+// [interval ms, default 500]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -23,7 +24,8 @@ using namespace evac::prestage;
 class Store final : public PageSink {
   public:
     explicit Store(const std::vector<RegionInfo>& regions) {
-        for (const RegionInfo& region : regions) images.emplace_back(region.kind == RegionKind::disk ? 0 : region.size_bytes);
+        for (const RegionInfo& region : regions)
+            images.emplace_back(region.kind == RegionKind::disk ? 0 : region.size_bytes);
     }
     bool page(const CapturedPage& page) override {
         std::byte* at = images[raw(page.region)].data() + page.page * kPageBytes;
@@ -37,7 +39,9 @@ class Store final : public PageSink {
     std::vector<Bytes> images;
 };
 
-double ms(uint64_t ns) { return static_cast<double>(ns) / 1e6; }
+double ms(uint64_t ns) {
+    return static_cast<double>(ns) / 1e6;
+}
 
 [[noreturn]] void die(const Error& error) {
     std::fprintf(stderr, "round_bench: %s\n", error.message().c_str());
@@ -46,12 +50,15 @@ double ms(uint64_t ns) { return static_cast<double>(ns) / 1e6; }
 
 void summary(const char* what, std::vector<double> values) {
     std::ranges::sort(values);
-    std::printf("%s: median %.1f ms, max %.1f ms\n", what, values[values.size() / 2], values.back());
+    std::printf("%s: median %.1f ms, max %.1f ms\n", what, values[values.size() / 2],
+                values.back());
 }
 
-// Pages of main RAM that differ from the stopped guest's, outside the VGA window; below 2 GiB only (one address range).
+// Pages of main RAM that differ from the stopped guest's, outside the VGA window; below 2 GiB only
+// (one address range).
 uint64_t differing(qmp::Client& client, const Bytes& image, const std::string& file) {
-    const auto saved = client.execute("pmemsave", {{"val", 0}, {"size", image.size()}, {"filename", file}}, 60'000);
+    const auto saved = client.execute(
+        "pmemsave", {{"val", 0}, {"size", image.size()}, {"filename", file}}, 60'000);
     if (!saved.ok()) die(saved.error());
     std::ifstream in(file, std::ios::binary);
     Bytes page(kPageBytes);
@@ -82,7 +89,8 @@ int main(int argc, char** argv) {
     if (!client.ok()) die(client.error());
     const auto facts = collect_facts(**client, {argv[2]}, clock, log);
     if (!facts.ok()) die(facts.error());
-    for (const Refusal& refusal : refusals(*facts)) std::printf("refusal: %s\n", refusal.reason.c_str());
+    for (const Refusal& refusal : refusals(*facts))
+        std::printf("refusal: %s\n", refusal.reason.c_str());
     const auto regions = region_list(*facts);
     Catalogue catalogue(1, regions);
     Store store(regions);
@@ -95,10 +103,12 @@ int main(int argc, char** argv) {
         options.epoch = Epoch{static_cast<uint32_t>(i)};
         const auto result = runner.run(options, store);
         if (!result.ok()) die(result.error());
-        std::printf("round %2d: %7.1f ms, pause %5.1f (bound %5.1f) ms, %6llu of %llu pages changed%s\n", i,
-                    ms(result->duration_ns), ms(result->pause_ns), ms(result->pause_upper_ns),
-                    static_cast<unsigned long long>(result->pages_changed),
-                    static_cast<unsigned long long>(result->pages_seen), result->complete() ? "" : " INCOMPLETE");
+        std::printf(
+            "round %2d: %7.1f ms, pause %5.1f (bound %5.1f) ms, %6llu of %llu pages changed%s\n", i,
+            ms(result->duration_ns), ms(result->pause_ns), ms(result->pause_upper_ns),
+            static_cast<unsigned long long>(result->pages_changed),
+            static_cast<unsigned long long>(result->pages_seen),
+            result->complete() ? "" : " INCOMPLETE");
         pause.push_back(ms(result->pause_ns));
         upper.push_back(ms(result->pause_upper_ns));
         duration.push_back(ms(result->duration_ns));
@@ -111,11 +121,14 @@ int main(int argc, char** argv) {
     options.method = RoundMethod::final_stopped;
     const auto final = runner.run(options, store);
     if (!final.ok()) die(final.error());
-    const auto main_ram = std::ranges::find(regions, RegionKind::main_ram, &RegionInfo::kind) - regions.begin();
-    std::printf("final pass: %.1f ms, %llu pages changed, %llu pages differ from the stopped guest\n",
-                ms(final->duration_ns), static_cast<unsigned long long>(final->pages_changed),
-                static_cast<unsigned long long>(differing(**client, store.images[static_cast<size_t>(main_ram)],
-                                                          std::string(argv[2]) + "/memory.bin")));
+    const auto main_ram =
+        std::ranges::find(regions, RegionKind::main_ram, &RegionInfo::kind) - regions.begin();
+    std::printf(
+        "final pass: %.1f ms, %llu pages changed, %llu pages differ from the stopped guest\n",
+        ms(final->duration_ns), static_cast<unsigned long long>(final->pages_changed),
+        static_cast<unsigned long long>(differing(**client,
+                                                  store.images[static_cast<size_t>(main_ram)],
+                                                  std::string(argv[2]) + "/memory.bin")));
     const Status resumed = runner.resume_after_final();
     if (!resumed.ok()) die(resumed.error());
     return 0;

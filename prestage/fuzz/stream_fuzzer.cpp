@@ -27,7 +27,8 @@ class Checker final : public evac::prestage::StreamSink {
 
   private:
     void check(uint16_t block, uint64_t page) {
-        if (block >= blocks_.size() || page * evac::kPageBytes >= blocks_[block].size_bytes) std::abort();
+        if (block >= blocks_.size() || page * evac::kPageBytes >= blocks_[block].size_bytes)
+            std::abort();
         sum_ = sum_ * 31 + page;
     }
     std::vector<evac::prestage::RamBlock> blocks_;
@@ -46,7 +47,8 @@ Outcome parse(evac::ByteSpan stream, size_t chunk) {
         if (!parser.push(stream.subspan(at, std::min(chunk, stream.size() - at))).ok()) break;
     }
     const auto state = parser.finish();
-    if (state.ok() && (state->machine.empty() || state->prefix.empty() || state->tail.empty())) std::abort();
+    if (state.ok() && (state->machine.empty() || state->prefix.empty() || state->tail.empty()))
+        std::abort();
     return {sink.sum(), state.ok()};
 }
 

@@ -1,4 +1,5 @@
-// VM facts from the peer: whatever is accepted is judged, compared and written again without change.
+// VM facts from the peer: whatever is accepted is judged, compared and written again without
+// change.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

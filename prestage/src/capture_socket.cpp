@@ -24,7 +24,8 @@ Status WaitLimits::check(uint64_t now_ns, uint64_t last_byte_ns) const {
     if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) {
         return make_error(Errc::cancelled, "the capture was cancelled");
     }
-    if (now_ns >= deadline_ns) return make_error(Errc::timeout, "the capture exceeded its time limit");
+    if (now_ns >= deadline_ns)
+        return make_error(Errc::timeout, "the capture exceeded its time limit");
     if (now_ns - last_byte_ns >= silence_ns) {
         return make_error(Errc::timeout,
                           "QEMU sent nothing for " + std::to_string(silence_ns / kNsPerMs) + " ms");
@@ -37,10 +38,10 @@ Result<CaptureSocket> CaptureSocket::listen(const std::string& run_dir, const st
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (run_dir.empty() || path.size() >= sizeof(address.sun_path)) {
-        return make_error(Errc::invalid_argument, "run directory '" + run_dir + "': the socket path '" + path +
-                                                      "' has " + std::to_string(path.size()) + " bytes, at most " +
-                                                      std::to_string(sizeof(address.sun_path) - 1) +
-                                                      " are accepted");
+        return make_error(Errc::invalid_argument,
+                          "run directory '" + run_dir + "': the socket path '" + path + "' has " +
+                              std::to_string(path.size()) + " bytes, at most " +
+                              std::to_string(sizeof(address.sun_path) - 1) + " are accepted");
     }
     std::memcpy(address.sun_path, path.data(), path.size());
     UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -68,7 +69,8 @@ Result<UniqueFd> CaptureSocket::accept(const Clock& clock, const WaitLimits& lim
     while (true) {
         UniqueFd connection(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
         if (connection.valid()) return connection;
-        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) return io_error("accept on '" + path_ + "'");
+        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+            return io_error("accept on '" + path_ + "'");
         EVAC_TRY(limits.check(clock.now_ns(), start_ns));
         pollfd waiter{fd_.get(), POLLIN, 0};
         if (::poll(&waiter, 1, kPollMs) == 0) EVAC_TRY(refused());
@@ -79,7 +81,8 @@ Result<int> listener_pid(const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-        return make_error(Errc::invalid_argument, "socket path '" + path + "' is empty or too long");
+        return make_error(Errc::invalid_argument,
+                          "socket path '" + path + "' is empty or too long");
     }
     std::memcpy(address.sun_path, path.data(), path.size());
     const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -89,12 +92,13 @@ Result<int> listener_pid(const std::string& path) {
     }
     ucred peer{};
     socklen_t size = sizeof(peer);
-    if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return io_error("SO_PEERCRED");
+    if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0)
+        return io_error("SO_PEERCRED");
     return static_cast<int>(peer.pid);
 }
 
-Status drain(int fd, const Clock& clock, const WaitLimits& limits, const std::function<Result<bool>(ByteSpan)>& take,
-             const std::function<void()>& idle) {
+Status drain(int fd, const Clock& clock, const WaitLimits& limits,
+             const std::function<Result<bool>(ByteSpan)>& take, const std::function<void()>& idle) {
     const auto buffer = std::make_unique_for_overwrite<std::byte[]>(kReadBytes);
     uint64_t last_byte_ns = clock.now_ns();
     while (true) {
@@ -140,8 +144,8 @@ Status discard(UniqueFd stream, int qemu_pid, const Clock& clock) {
     WaitLimits limits;
     limits.deadline_ns = UINT64_MAX;  // silence is the limit: a stream that flows ends by itself
     limits.silence_ns = uint64_t{kDiscardSilenceMs} * kNsPerMs;
-    const Status outcome =
-        drain(stream.get(), clock, limits, [](ByteSpan) -> Result<bool> { return true; }, [] {});
+    const Status outcome = drain(
+        stream.get(), clock, limits, [](ByteSpan) -> Result<bool> { return true; }, [] {});
     abandon(stream, qemu_pid);
     return outcome;
 }

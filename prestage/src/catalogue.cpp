@@ -21,10 +21,15 @@ Fingerprint zero_page_fingerprint(uint64_t seed) {
     return fingerprint_page(seed, kZeroPage);
 }
 
-// An exponential average over rounds: a change moves heat a quarter of the way to 255, a round without one takes an
-// eighth off. 255 is only reached by a page that changes every time; a page at rest is cold again after 30 rounds.
-uint8_t hotter(uint8_t heat) { return static_cast<uint8_t>(heat + (255 - heat + 3) / 4); }
-uint8_t colder(uint8_t heat) { return static_cast<uint8_t>(heat - (heat + 7) / 8); }
+// An exponential average over rounds: a change moves heat a quarter of the way to 255, a round
+// without one takes an eighth off. 255 is only reached by a page that changes every time; a page at
+// rest is cold again after 30 rounds.
+uint8_t hotter(uint8_t heat) {
+    return static_cast<uint8_t>(heat + (255 - heat + 3) / 4);
+}
+uint8_t colder(uint8_t heat) {
+    return static_cast<uint8_t>(heat - (heat + 7) / 8);
+}
 
 }  // namespace
 
@@ -37,7 +42,8 @@ Fingerprint fingerprint_page(uint64_t seed, ByteSpan page_bytes) {
 
 bool is_zero_page(ByteSpan page_bytes) {
     EVAC_ASSERT(page_bytes.size() == kPageBytes);
-    // Equal to itself shifted by 8, and the first 8 are zero: memcmp is vectorised, and most pages fail at once.
+    // Equal to itself shifted by 8, and the first 8 are zero: memcmp is vectorised, and most pages
+    // fail at once.
     uint64_t first = 0;
     std::memcpy(&first, page_bytes.data(), sizeof(first));
     return first == 0 && std::memcmp(page_bytes.data(), page_bytes.data() + 8, kPageBytes - 8) == 0;
@@ -99,13 +105,17 @@ Observation Catalogue::compare_and_update(RegionId region, uint64_t page, ByteSp
     return update(region, page, fingerprint_page(seed_, bytes), false);
 }
 
-Observation Catalogue::update_zero(RegionId region, uint64_t page) { return update(region, page, zero_, true); }
+Observation Catalogue::update_zero(RegionId region, uint64_t page) {
+    return update(region, page, zero_, true);
+}
 
 Fingerprint Catalogue::fingerprint(RegionId region, uint64_t page) const {
     return at(region, page).fingerprints[page];
 }
 
-uint8_t Catalogue::heat(RegionId region, uint64_t page) const { return at(region, page).heat[page]; }
+uint8_t Catalogue::heat(RegionId region, uint64_t page) const {
+    return at(region, page).heat[page];
+}
 
 void Catalogue::set_unknown(RegionId region, uint64_t page) {
     assign(at(region, page).fingerprints[page], Fingerprint{});
@@ -118,15 +128,17 @@ void Catalogue::set_all_unknown() {
 
 Status Catalogue::load(RegionId region, uint64_t first_page, std::span<const Fingerprint> entries) {
     if (raw(region) >= state_.size()) {
-        return make_error(Errc::invalid_argument, "fingerprints of region " + std::to_string(raw(region)) +
-                                                      ", the VM has " + std::to_string(state_.size()));
+        return make_error(Errc::invalid_argument,
+                          "fingerprints of region " + std::to_string(raw(region)) +
+                              ", the VM has " + std::to_string(state_.size()));
     }
     std::vector<Fingerprint>& fingerprints = state_[raw(region)].fingerprints;
     if (first_page > fingerprints.size() || entries.size() > fingerprints.size() - first_page) {
         return make_error(Errc::invalid_argument,
                           "fingerprints of pages " + std::to_string(first_page) + " + " +
-                              std::to_string(entries.size()) + " of region '" + regions_[raw(region)].name +
-                              "', which has " + std::to_string(fingerprints.size()));
+                              std::to_string(entries.size()) + " of region '" +
+                              regions_[raw(region)].name + "', which has " +
+                              std::to_string(fingerprints.size()));
     }
     for (size_t i = 0; i < entries.size(); ++i) assign(fingerprints[first_page + i], entries[i]);
     return {};

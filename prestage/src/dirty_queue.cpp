@@ -32,7 +32,9 @@ uint32_t PagePool::allocate() {
     return slot;
 }
 
-void PagePool::free(uint32_t slot) { free_.push_back(slot); }
+void PagePool::free(uint32_t slot) {
+    free_.push_back(slot);
+}
 
 std::byte* PagePool::bytes(uint32_t slot) {
     return slabs_[slot / kSlabPages].get() + size_t{slot % kSlabPages} * kPageBytes;
@@ -41,7 +43,9 @@ std::byte* PagePool::bytes(uint32_t slot) {
 namespace {
 
 // 0..15: obligations, 16..31: the others; within each by heat.
-uint32_t list_of(uint8_t heat, bool obligation) { return (obligation ? 0u : 16u) + heat / 16u; }
+uint32_t list_of(uint8_t heat, bool obligation) {
+    return (obligation ? 0u : 16u) + heat / 16u;
+}
 
 }  // namespace
 
@@ -54,7 +58,9 @@ DirtyQueue::DirtyQueue(PagePool& pool, const std::vector<RegionInfo>& regions) :
     }
 }
 
-DirtyQueue::~DirtyQueue() { clear(); }
+DirtyQueue::~DirtyQueue() {
+    clear();
+}
 
 uint32_t& DirtyQueue::index_of(RegionId region, uint64_t page) {
     EVAC_ASSERT(raw(region) < index_.size() && page < index_[raw(region)].size());

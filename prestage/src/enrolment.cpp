@@ -17,12 +17,14 @@ namespace {
 using qmp::Json;
 
 constexpr int kProbeMs = 10'000;
-constexpr uint64_t kProbeBandwidth = 64 * 1024;  // bytes/s: too slow for the probe's migration to get anywhere
+constexpr uint64_t kProbeBandwidth =
+    64 * 1024;  // bytes/s: too slow for the probe's migration to get anywhere
 constexpr int kBridgeDepthMax = 16;
 
 std::string hex(uint64_t value, int digits) {
     std::array<char, 24> text{};
-    std::snprintf(text.data(), text.size(), "%0*llx", digits, static_cast<unsigned long long>(value));
+    std::snprintf(text.data(), text.size(), "%0*llx", digits,
+                  static_cast<unsigned long long>(value));
     return text.data();
 }
 
@@ -38,7 +40,8 @@ Result<Json> qom_get(qmp::Client& client, const std::string& path, const std::st
 uint64_t fnv1a(const std::vector<std::string>& lines) {
     uint64_t hash = 0xcbf29ce484222325ULL;
     for (const std::string& line : lines) {
-        for (const char c : line + "\n") hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+        for (const char c : line + "\n")
+            hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
     }
     return hash;
 }
@@ -85,7 +88,8 @@ Status ask_cpus(qmp::Client& client, VmFacts& facts) {
         if (word.is_object() && word.contains("cpuid-input-ecx")) {
             line += " ecx=" + hex(json::number(word, "cpuid-input-ecx"), 1);
         }
-        line += " " + json::text(word, "cpuid-register") + "=" + hex(json::number(word, "features"), 8);
+        line +=
+            " " + json::text(word, "cpuid-register") + "=" + hex(json::number(word, "features"), 8);
         facts.cpu_features.push_back(std::move(line));
     }
     std::ranges::sort(facts.cpu_features);
@@ -104,16 +108,19 @@ Status ask_memory(qmp::Client& client, VmFacts& facts) {
     const auto backends = client.execute("query-memdev");
     if (!backends.ok()) return backends.error();
     for (const Json& entry : json::array(*backends)) {
-        if (json::text(entry, "id") == facts.memory_backend) facts.memory_shared = json::flag(entry, "share");
+        if (json::text(entry, "id") == facts.memory_backend)
+            facts.memory_shared = json::flag(entry, "share");
     }
     return {};
 }
 
-// One line per PCI device. Bus numbers are the guest's choice, so a device behind a bridge is named by the bridge's path.
-void add_pci(const Json& devices, const std::string& parent, int depth, std::vector<std::string>& lines) {
+// One line per PCI device. Bus numbers are the guest's choice, so a device behind a bridge is named
+// by the bridge's path.
+void add_pci(const Json& devices, const std::string& parent, int depth,
+             std::vector<std::string>& lines) {
     for (const Json& device : json::array(devices)) {
-        const std::string path =
-            parent + "/" + hex(json::number(device, "slot"), 2) + "." + hex(json::number(device, "function"), 1);
+        const std::string path = parent + "/" + hex(json::number(device, "slot"), 2) + "." +
+                                 hex(json::number(device, "function"), 1);
         const Json& id = json::member(device, "id");
         std::string line = "pci " + path + " " + hex(json::number(id, "vendor"), 4) + ":" +
                            hex(json::number(id, "device"), 4) + " sub " +
@@ -124,7 +131,8 @@ void add_pci(const Json& devices, const std::string& parent, int depth, std::vec
         if (!qdev.empty()) line += " id " + qdev;
         lines.push_back(std::move(line));
         if (depth < kBridgeDepthMax) {
-            add_pci(json::member(json::member(device, "pci_bridge"), "devices"), path, depth + 1, lines);
+            add_pci(json::member(json::member(device, "pci_bridge"), "devices"), path, depth + 1,
+                    lines);
         }
     }
 }
@@ -136,13 +144,15 @@ Status ask_devices(qmp::Client& client, VmFacts& facts) {
         add_pci(json::member(bus, "devices"), hex(json::number(bus, "bus"), 2), 0, facts.devices);
     }
     for (const char* parent : {"peripheral", "peripheral-anon", "unattached"}) {
-        const auto children = client.execute("qom-list", Json{{"path", std::string("/machine/") + parent}});
+        const auto children =
+            client.execute("qom-list", Json{{"path", std::string("/machine/") + parent}});
         if (!children.ok()) return children.error();
         for (const Json& child : json::array(*children)) {
             const std::string name = json::text(child, "name");
             const std::string type = json::text(child, "type");
             // Unattached holds memory regions and interrupt lines too; devices are named device[n].
-            const bool is_device = parent != std::string_view("unattached") || name.starts_with("device[");
+            const bool is_device =
+                parent != std::string_view("unattached") || name.starts_with("device[");
             if (type.starts_with("child<") && is_device) {
                 facts.devices.push_back("qom " + std::string(parent) + "/" + name + " " + type);
             }
@@ -159,7 +169,8 @@ Status ask_disks(qmp::Client& client, VmFacts& facts) {
     for (const Json& block : json::array(*blocks)) {
         const Json& inserted = json::member(block, "inserted");
         const std::string user = json::text(block, "qdev");
-        if (!inserted.is_object() || user.empty()) continue;  // an empty drive, or used by no device
+        if (!inserted.is_object() || user.empty())
+            continue;  // an empty drive, or used by no device
         DiskFacts disk;
         disk.node_name = json::text(inserted, "node-name");
         disk.device = user;
@@ -218,15 +229,19 @@ Result<std::vector<RamBlock>> read_block_list(qmp::Client& client, CaptureSocket
     const Status drained = drain(stream->get(), clock, limits, take, [] {});
     abandon(*stream, client.peer_pid());
     EVAC_TRY(drained);
-    if (list.blocks_.empty()) return make_error(Errc::io, "the migration stream ended before the list of RAM blocks");
+    if (list.blocks_.empty())
+        return make_error(Errc::io, "the migration stream ended before the list of RAM blocks");
     return std::move(list.blocks_);
 }
 
-// Begins a migration for its list of RAM blocks and cancels it. What QEMU objects to becomes a blocker.
-Status probe(qmp::Client& client, const FactsOptions& options, const Clock& clock, Logger& log, VmFacts& facts) {
+// Begins a migration for its list of RAM blocks and cancels it. What QEMU objects to becomes a
+// blocker.
+Status probe(qmp::Client& client, const FactsOptions& options, const Clock& clock, Logger& log,
+             VmFacts& facts) {
     const bool running = facts.run_state == "running";
-    auto socket = CaptureSocket::listen(options.run_dir, std::to_string(client.peer_pid()) + "-probe-" +
-                                                             std::to_string(clock.now_ns()));
+    auto socket =
+        CaptureSocket::listen(options.run_dir, std::to_string(client.peer_pid()) + "-probe-" +
+                                                   std::to_string(clock.now_ns()));
     if (!socket.ok()) return socket.error();
     SavedSettings saved;
     const Status applied = apply_settings(client, false, kProbeBandwidth, saved);
@@ -249,7 +264,8 @@ Status probe(qmp::Client& client, const FactsOptions& options, const Clock& cloc
 
 }  // namespace
 
-Result<VmFacts> collect_facts(qmp::Client& client, const FactsOptions& options, const Clock& clock, Logger& log) {
+Result<VmFacts> collect_facts(qmp::Client& client, const FactsOptions& options, const Clock& clock,
+                              Logger& log) {
     VmFacts facts;
     EVAC_TRY(ask_identity(client, facts));
     EVAC_TRY(ask_cpus(client, facts));
@@ -261,15 +277,18 @@ Result<VmFacts> collect_facts(qmp::Client& client, const FactsOptions& options, 
         const auto before = query_migration(client);
         if (!before.ok()) return before.error();
         if (before->busy()) {
-            return make_error(Errc::refused, "a migration of this VM is in progress ('" + before->status + "')");
+            return make_error(Errc::refused,
+                              "a migration of this VM is in progress ('" + before->status + "')");
         }
         EVAC_TRY(try_background_snapshot(client, facts));
         const bool may_probe = facts.run_state == "running" || facts.run_state == "paused";
-        if (!options.run_dir.empty() && may_probe) EVAC_TRY(probe(client, options, clock, log, facts));
+        if (!options.run_dir.empty() && may_probe)
+            EVAC_TRY(probe(client, options, clock, log, facts));
         // Some blockers are named only after an attempt (NVMe).
         const auto migration = query_migration(client);
         if (!migration.ok()) return migration.error();
-        facts.blockers.insert(facts.blockers.begin(), migration->blockers.begin(), migration->blockers.end());
+        facts.blockers.insert(facts.blockers.begin(), migration->blockers.begin(),
+                              migration->blockers.end());
     }
     return facts;
 }

@@ -1,5 +1,6 @@
 #pragma once
-// Reading JSON that came from outside without exceptions: a missing or ill-typed member reads as its default.
+// Reading JSON that came from outside without exceptions: a missing or ill-typed member reads as
+// its default.
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -15,8 +16,12 @@ inline const Json& member(const Json& object, std::string_view key) {
     const auto found = object.find(key);
     return found == object.end() ? kNull : *found;
 }
-inline std::string text(const Json& value) { return value.is_string() ? value.get<std::string>() : std::string(); }
-inline std::string text(const Json& object, std::string_view key) { return text(member(object, key)); }
+inline std::string text(const Json& value) {
+    return value.is_string() ? value.get<std::string>() : std::string();
+}
+inline std::string text(const Json& object, std::string_view key) {
+    return text(member(object, key));
+}
 inline bool flag(const Json& object, std::string_view key) {
     const Json& value = member(object, key);
     return value.is_boolean() && value.get<bool>();

@@ -7,8 +7,8 @@
 #include <cerrno>
 #include <memory>
 
-#include "evac/core/units.hpp"
 #include "capture_socket.hpp"
+#include "evac/core/units.hpp"
 #include "json_access.hpp"
 #include "write_protection.hpp"
 
@@ -33,10 +33,13 @@ int left_ms(const Clock& clock, uint64_t deadline_ns, int most_ms) {
     return std::max(1, static_cast<int>(std::min<uint64_t>(left, static_cast<uint64_t>(most_ms))));
 }
 
-Json capability(const std::string& name, bool on) { return Json{{"capability", name}, {"state", on}}; }
+Json capability(const std::string& name, bool on) {
+    return Json{{"capability", name}, {"state", on}};
+}
 
 // One attempt on one connection; called again until the deadline.
-Status recover_once(qmp::Client& client, bool was_running, const Clock& clock, uint64_t deadline_ns) {
+Status recover_once(qmp::Client& client, bool was_running, const Clock& clock,
+                    uint64_t deadline_ns) {
     const auto ended = await_migration_end(client, true, clock, deadline_ns);
     if (!ended.ok() && !client.usable()) return ended.error();
     if (!was_running) return ended.ok() ? Status{} : Status{ended.error()};
@@ -46,14 +49,16 @@ Status recover_once(qmp::Client& client, bool was_running, const Clock& clock, u
     EVAC_TRY(client.execute("cont", Json::object(), left_ms(clock, deadline_ns, kQmpMs)));
     const auto after = query_guest(client);
     if (!after.ok()) return after.error();
-    if (!after->running) return make_error(Errc::refused, "the guest is '" + after->status + "' after cont");
+    if (!after->running)
+        return make_error(Errc::refused, "the guest is '" + after->status + "' after cont");
     return {};
 }
 
 }  // namespace
 
 bool MigrationState::busy() const {
-    static constexpr std::array<std::string_view, 5> kIdle{"", "none", "completed", "failed", "cancelled"};
+    static constexpr std::array<std::string_view, 5> kIdle{"", "none", "completed", "failed",
+                                                           "cancelled"};
     return std::ranges::find(kIdle, std::string_view(status)) == kIdle.end();
 }
 
@@ -84,17 +89,19 @@ Status check_not_over(qmp::Client& client) {
     const auto state = query_migration(client);
     if (!state.ok()) return state.error();
     if (state->busy()) return {};
-    return make_error(Errc::io, "QEMU ended the migration as '" + state->status + "' before it connected: " +
-                                    state->error);
+    return make_error(Errc::io, "QEMU ended the migration as '" + state->status +
+                                    "' before it connected: " + state->error);
 }
 
-Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t max_bandwidth, SavedSettings& saved) {
+Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t max_bandwidth,
+                      SavedSettings& saved) {
     const auto parameters = client.execute("query-migrate-parameters", Json::object(), kQmpMs);
     if (!parameters.ok()) return parameters.error();
     const std::string tls = json::text(*parameters, "tls-creds");
     if (!tls.empty()) {
-        return make_error(Errc::refused, "migration parameter tls-creds is '" + tls +
-                                             "'; a capture goes through a local socket and needs it unset");
+        return make_error(Errc::refused,
+                          "migration parameter tls-creds is '" + tls +
+                              "'; a capture goes through a local socket and needs it unset");
     }
     const auto capabilities = client.execute("query-migrate-capabilities", Json::object(), kQmpMs);
     if (!capabilities.ok()) return capabilities.error();
@@ -113,16 +120,20 @@ Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t ma
         found.emplace_back(name, state && !is_snapshot);
     }
     if (background_snapshot && !known) {
-        return make_error(Errc::refused, "this QEMU has no capability background-snapshot (QEMU 6.0 and later have)");
+        return make_error(
+            Errc::refused,
+            "this QEMU has no capability background-snapshot (QEMU 6.0 and later have)");
     }
     if (!changes.empty()) {
         saved.capabilities = std::move(found);
-        EVAC_TRY(client.execute("migrate-set-capabilities", Json{{"capabilities", changes}}, kQmpMs));
+        EVAC_TRY(
+            client.execute("migrate-set-capabilities", Json{{"capabilities", changes}}, kQmpMs));
     }
     const uint64_t bandwidth = json::number(*parameters, "max-bandwidth");
     if (bandwidth != max_bandwidth) {
         saved.max_bandwidth = bandwidth;
-        EVAC_TRY(client.execute("migrate-set-parameters", Json{{"max-bandwidth", max_bandwidth}}, kQmpMs));
+        EVAC_TRY(client.execute("migrate-set-parameters", Json{{"max-bandwidth", max_bandwidth}},
+                                kQmpMs));
     }
     return {};
 }
@@ -131,28 +142,33 @@ Status restore_settings(qmp::Client& client, const SavedSettings& saved) {
     Status outcome;
     if (!saved.capabilities.empty()) {
         Json changes = Json::array();
-        for (const auto& [name, state] : saved.capabilities) changes.push_back(capability(name, state));
-        const auto done = client.execute("migrate-set-capabilities", Json{{"capabilities", changes}}, kQmpMs);
+        for (const auto& [name, state] : saved.capabilities)
+            changes.push_back(capability(name, state));
+        const auto done =
+            client.execute("migrate-set-capabilities", Json{{"capabilities", changes}}, kQmpMs);
         if (!done.ok()) outcome = done.error();
     }
     if (saved.max_bandwidth.has_value()) {
-        const auto done =
-            client.execute("migrate-set-parameters", Json{{"max-bandwidth", *saved.max_bandwidth}}, kQmpMs);
+        const auto done = client.execute("migrate-set-parameters",
+                                         Json{{"max-bandwidth", *saved.max_bandwidth}}, kQmpMs);
         if (!done.ok()) outcome = done.error();
     }
     return outcome;
 }
 
-Result<MigrationState> await_migration_end(qmp::Client& client, bool cancel, const Clock& clock, uint64_t deadline_ns) {
+Result<MigrationState> await_migration_end(qmp::Client& client, bool cancel, const Clock& clock,
+                                           uint64_t deadline_ns) {
     while (true) {
         auto state = query_migration(client);
         if (!state.ok()) return state.error();
         if (!state->busy()) return state;
         if (clock.now_ns() >= deadline_ns) {
-            return make_error(Errc::timeout, "the migration stays in state '" + state->status + "'");
+            return make_error(Errc::timeout,
+                              "the migration stays in state '" + state->status + "'");
         }
         if (cancel) {
-            EVAC_TRY(client.execute("migrate_cancel", Json::object(), left_ms(clock, deadline_ns, kQmpMs)));
+            EVAC_TRY(client.execute("migrate_cancel", Json::object(),
+                                    left_ms(clock, deadline_ns, kQmpMs)));
             cancel = false;
         }
         pause_ns(kPollNs);
@@ -178,10 +194,12 @@ Status heal(qmp::Client& client, const std::string& run_dir, const Clock& clock)
         limits.deadline_ns = clock.now_ns() + uint64_t{kQmpMs} * kNsPerMs;
         limits.silence_ns = uint64_t{kQmpMs} * kNsPerMs;
         auto accepted = socket->accept(clock, limits, [&client] { return check_not_over(client); });
-        outcome = accepted.ok() ? discard(std::move(accepted).value(), client.peer_pid(), clock) : Status{accepted.error()};
+        outcome = accepted.ok() ? discard(std::move(accepted).value(), client.peer_pid(), clock)
+                                : Status{accepted.error()};
     }
     if (outcome.ok()) {
-        const auto end = await_migration_end(client, false, clock, clock.now_ns() + uint64_t{kQmpMs} * kNsPerMs);
+        const auto end =
+            await_migration_end(client, false, clock, clock.now_ns() + uint64_t{kQmpMs} * kNsPerMs);
         if (!end.ok()) outcome = end.error();
     }
     const Status restored = restore_settings(client, saved);
@@ -189,8 +207,8 @@ Status heal(qmp::Client& client, const std::string& run_dir, const Clock& clock)
 }
 
 // On whatever connection works; false = try again.
-Status recover_on(qmp::Client& client, const Recovery& recovery, bool lifted, const Clock& clock, Logger& log,
-                  uint64_t deadline_ns) {
+Status recover_on(qmp::Client& client, const Recovery& recovery, bool lifted, const Clock& clock,
+                  Logger& log, uint64_t deadline_ns) {
     EVAC_TRY(recover_once(client, recovery.was_running, clock, deadline_ns));
     const auto late = lift_write_protection(client.peer_pid());
     if (late.ok() && *late > 0) lifted = true;
@@ -198,7 +216,8 @@ Status recover_on(qmp::Client& client, const Recovery& recovery, bool lifted, co
         log.warning("capture " + client.path() + ": " + what + ": " + error.message());
     };
     if (lifted) {
-        log.warning("capture " + client.path() + ": a background snapshot broke; its write protection was taken off");
+        log.warning("capture " + client.path() +
+                    ": a background snapshot broke; its write protection was taken off");
     }
     if (lifted || recovery.heal) {
         if (recovery.was_running && !recovery.run_dir.empty()) {
@@ -215,7 +234,8 @@ Status recover_on(qmp::Client& client, const Recovery& recovery, bool lifted, co
 }  // namespace
 
 Status recover(qmp::Client& client, const Recovery& recovery, const Clock& clock, Logger& log) {
-    const uint64_t deadline_ns = clock.now_ns() + static_cast<uint64_t>(recovery.limit_ms) * kNsPerMs;
+    const uint64_t deadline_ns =
+        clock.now_ns() + static_cast<uint64_t>(recovery.limit_ms) * kNsPerMs;
     // Before the monitor is asked anything: its thread may be what hangs.
     const auto lifted = lift_write_protection(client.peer_pid());
     if (!lifted.ok()) log.warning("capture " + client.path() + ": " + lifted.error().message());
@@ -231,11 +251,14 @@ Status recover(qmp::Client& client, const Recovery& recovery, const Clock& clock
             } else {
                 outcome = opened.error();
                 // Nobody listens any more: QEMU is gone, and the guest with it.
-                if (outcome.error().sys_errno == ECONNREFUSED || outcome.error().sys_errno == ENOENT) return outcome;
+                if (outcome.error().sys_errno == ECONNREFUSED ||
+                    outcome.error().sys_errno == ENOENT)
+                    return outcome;
             }
         }
         if (active->usable()) {
-            outcome = recover_on(*active, recovery, lifted.ok() && *lifted > 0, clock, log, deadline_ns);
+            outcome =
+                recover_on(*active, recovery, lifted.ok() && *lifted > 0, clock, log, deadline_ns);
             if (outcome.ok()) return {};
         }
         if (clock.now_ns() >= deadline_ns) return outcome;

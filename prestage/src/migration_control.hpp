@@ -1,6 +1,7 @@
 #pragma once
-// The QMP side of a capture: guest and migration state, the settings that a capture changes and puts back, and the
-// way back to a running guest after any failure. Internal to this library. Owner: the thread that runs the capture.
+// The QMP side of a capture: guest and migration state, the settings that a capture changes and
+// puts back, and the way back to a running guest after any failure. Internal to this library.
+// Owner: the thread that runs the capture.
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -33,23 +34,28 @@ struct SavedSettings {
     std::vector<std::pair<std::string, bool>> capabilities;  // those that were changed, as found
     std::optional<uint64_t> max_bandwidth;
 };
-// All capabilities off but background-snapshot (as asked for) and `events`, which changes nothing for us; max-bandwidth
-// as given. Refuses when migrations use TLS. What was changed is in `saved` also after a failure.
-Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t max_bandwidth, SavedSettings& saved);
-// As found; only background-snapshot is always left off, because an earlier gateway that was killed may have left it on.
+// All capabilities off but background-snapshot (as asked for) and `events`, which changes nothing
+// for us; max-bandwidth as given. Refuses when migrations use TLS. What was changed is in `saved`
+// also after a failure.
+Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t max_bandwidth,
+                      SavedSettings& saved);
+// As found; only background-snapshot is always left off, because an earlier gateway that was killed
+// may have left it on.
 Status restore_settings(qmp::Client& client, const SavedSettings& saved);
 
 // An error when the migration that was begun is over (before it connected).
 Status check_not_over(qmp::Client& client);
 
 // Waits until no migration is busy, cancelling when `cancel`. Errors: timeout, or the monitor's.
-Result<MigrationState> await_migration_end(qmp::Client& client, bool cancel, const Clock& clock, uint64_t deadline_ns);
+Result<MigrationState> await_migration_end(qmp::Client& client, bool cancel, const Clock& clock,
+                                           uint64_t deadline_ns);
 
-// The way back after a failed capture: ends whatever migration is open, puts settings back and, if `was_running`, gets
-// the guest running. Opens a monitor connection of its own when the client's is gone. Nobody may be reading a stream of
-// this VM any more. Write protection that a broken background snapshot left behind is taken off first, and what it
-// leaves inside QEMU (the next plain migration fails) is healed by one background snapshot whose bytes are discarded;
-// that needs `run_dir`, empty = do not heal.
+// The way back after a failed capture: ends whatever migration is open, puts settings back and, if
+// `was_running`, gets the guest running. Opens a monitor connection of its own when the client's is
+// gone. Nobody may be reading a stream of this VM any more. Write protection that a broken
+// background snapshot left behind is taken off first, and what it leaves inside QEMU (the next
+// plain migration fails) is healed by one background snapshot whose bytes are discarded; that needs
+// `run_dir`, empty = do not heal.
 struct Recovery {
     bool was_running = false;
     SavedSettings saved;

@@ -17,10 +17,11 @@ namespace {
 using qmp::Json;
 
 constexpr int kStopMs = 10'000;
-constexpr int kEventMs = 2'000;             // for an event of something that has happened already
-constexpr int kConnectMs = 5'000;           // from `migrate` to its connection
-constexpr int kCompletionMs = 30'000;       // from the end of the stream to `completed`
-constexpr uint64_t kSelfResumeNs = 100 * kNsPerMs;  // after the first page; then we say cont (newer QEMUs, see below)
+constexpr int kEventMs = 2'000;        // for an event of something that has happened already
+constexpr int kConnectMs = 5'000;      // from `migrate` to its connection
+constexpr int kCompletionMs = 30'000;  // from the end of the stream to `completed`
+constexpr uint64_t kSelfResumeNs =
+    100 * kNsPerMs;  // after the first page; then we say cont (newer QEMUs, see below)
 
 // Sends what the catalogue does not know to the sink, and keeps count of which pages came.
 class PageFilter final : public StreamSink {
@@ -30,14 +31,18 @@ class PageFilter final : public StreamSink {
 
     Status ram_blocks(std::span<const RamBlock> blocks) override {
         const std::vector<RegionInfo>& regions = catalogue_.regions();
-        const auto is_ram = [](const RegionInfo& region) { return region.kind != RegionKind::disk; };
+        const auto is_ram = [](const RegionInfo& region) {
+            return region.kind != RegionKind::disk;
+        };
         for (const RamBlock& block : blocks) {
-            const auto found = std::ranges::find_if(
-                regions, [&](const RegionInfo& region) { return is_ram(region) && region.name == block.name; });
+            const auto found = std::ranges::find_if(regions, [&](const RegionInfo& region) {
+                return is_ram(region) && region.name == block.name;
+            });
             if (found == regions.end()) return changed("RAM block '" + block.name + "' is new");
             if (found->size_bytes != block.size_bytes) {
-                return changed("RAM block '" + block.name + "' has " + std::to_string(block.size_bytes) +
-                               " bytes, it had " + std::to_string(found->size_bytes));
+                return changed("RAM block '" + block.name + "' has " +
+                               std::to_string(block.size_bytes) + " bytes, it had " +
+                               std::to_string(found->size_bytes));
             }
             const auto index = static_cast<uint16_t>(found - regions.begin());
             map_.push_back(RegionId{index});
@@ -115,14 +120,19 @@ class PageFilter final : public StreamSink {
 // One round in progress. Every function is a step; a failure of any of them ends in recover().
 class Round {
   public:
-    Round(qmp::Client& client, Catalogue& catalogue, const Clock& clock, Logger& log, const RoundOptions& options,
-          PageSink& sink)
-        : client_(client), clock_(clock), log_(log), options_(options), filter_(catalogue, sink, result_) {
+    Round(qmp::Client& client, Catalogue& catalogue, const Clock& clock, Logger& log,
+          const RoundOptions& options, PageSink& sink)
+        : client_(client),
+          clock_(clock),
+          log_(log),
+          options_(options),
+          filter_(catalogue, sink, result_) {
         result_.epoch = options.epoch;
         result_.method = options.method;
         start_ns_ = clock.now_ns();
         limits_.cancel = options.cancel;
-        limits_.deadline_ns = start_ns_ + static_cast<uint64_t>(std::max(options.time_limit_ms, 0)) * kNsPerMs;
+        limits_.deadline_ns =
+            start_ns_ + static_cast<uint64_t>(std::max(options.time_limit_ms, 0)) * kNsPerMs;
         limits_.silence_ns = uint64_t{kStreamSilenceMs} * kNsPerMs;
     }
 
@@ -136,7 +146,8 @@ class Round {
         Error error = outcome.error();
         if (!touched_) return error;
         end_stream();
-        const Status recovered = recover(client_, {was_running_, saved_, options_.run_dir, kRecoveryMs}, clock_, log_);
+        const Status recovered =
+            recover(client_, {was_running_, saved_, options_.run_dir, kRecoveryMs}, clock_, log_);
         if (!recovered.ok()) {
             error.context += std::string("; AND THE GUEST COULD NOT BE BROUGHT BACK") +
                              (was_running_ ? " TO RUNNING: " : ": ") + recovered.error().message();
@@ -147,8 +158,9 @@ class Round {
     bool was_running() const { return was_running_; }
 
   private:
-    // Before any wait for the monitor, because QEMU's main loop may be waiting for its stream. A background snapshot is
-    // read to its end, because QEMU 7.2 leaves the guest's memory write-protected otherwise.
+    // Before any wait for the monitor, because QEMU's main loop may be waiting for its stream. A
+    // background snapshot is read to its end, because QEMU 7.2 leaves the guest's memory
+    // write-protected otherwise.
     void end_stream() {
         if (!stream_.valid()) {
             release_guard();
@@ -158,7 +170,8 @@ class Round {
             abandon(stream_, client_.peer_pid());
         } else {
             const Status ended = discard(std::move(stream_), client_.peer_pid(), clock_);
-            if (!ended.ok()) log_.warning("capture " + client_.path() + ": " + ended.error().message());
+            if (!ended.ok())
+                log_.warning("capture " + client_.path() + ": " + ended.error().message());
         }
         release_guard();
     }
@@ -181,15 +194,17 @@ class Round {
         const auto migration = query_migration(client_);
         if (!migration.ok()) return migration.error();
         if (migration->busy()) {
-            return make_error(Errc::refused, "a migration that is not ours is in progress ('" + migration->status + "')");
+            return make_error(Errc::refused, "a migration that is not ours is in progress ('" +
+                                                 migration->status + "')");
         }
         return {};
     }
 
     Status capture() {
-        auto socket = CaptureSocket::listen(
-            options_.run_dir, std::to_string(client_.peer_pid()) + "-" + std::to_string(raw(options_.epoch)) + "-" +
-                                  std::to_string(start_ns_));
+        auto socket =
+            CaptureSocket::listen(options_.run_dir, std::to_string(client_.peer_pid()) + "-" +
+                                                        std::to_string(raw(options_.epoch)) + "-" +
+                                                        std::to_string(start_ns_));
         if (!socket.ok()) return socket.error();
         touched_ = true;
         const bool snapshot = options_.method == RoundMethod::sealed_live;
@@ -207,7 +222,8 @@ class Round {
         if (options_.guard != nullptr && snapshot) {
             guard_number_ = start_ns_;
             const Status held = options_.guard->hold(guard_number_, stream_.get());
-            if (!held.ok()) log_.warning("capture " + client_.path() + ": " + held.error().message());
+            if (!held.ok())
+                log_.warning("capture " + client_.path() + ": " + held.error().message());
             held_ = held.ok();
         }
         EVAC_TRY(read_stream());
@@ -215,8 +231,8 @@ class Round {
         if (options_.method != RoundMethod::final_stopped) EVAC_TRY(await_running());
         const Status restored = restore_settings(client_, saved_);
         if (!restored.ok()) {
-            log_.warning("capture " + client_.path() + ": migration settings not put back: " +
-                         restored.error().message());
+            log_.warning("capture " + client_.path() +
+                         ": migration settings not put back: " + restored.error().message());
         }
         return {};
     }
@@ -255,11 +271,13 @@ class Round {
         return {};
     }
 
-    // Between two reads: picks up RESUME without waiting for it. From QEMU 8.2 on [not tried here] a background snapshot
-    // leaves a guest stopped that was stopped before; its pages flow only after device state and write protection are in
-    // place, so that cont is right then. The answer is not waited for: to resume, QEMU may need us to go on reading.
+    // Between two reads: picks up RESUME without waiting for it. From QEMU 8.2 on [not tried here]
+    // a background snapshot leaves a guest stopped that was stopped before; its pages flow only
+    // after device state and write protection are in place, so that cont is right then. The answer
+    // is not waited for: to resume, QEMU may need us to go on reading.
     void watch_resume(const StreamParser& parser) {
-        if (options_.method != RoundMethod::sealed_live || resume_us_ != 0 || !client_.usable()) return;
+        if (options_.method != RoundMethod::sealed_live || resume_us_ != 0 || !client_.usable())
+            return;
         const auto event = client_.wait_event("RESUME", 0);
         if (event.ok()) {
             resume_us_ = event_time_us(*event);
@@ -274,11 +292,12 @@ class Round {
     }
 
     Status await_completed() {
-        const auto state =
-            await_migration_end(client_, false, clock_, clock_.now_ns() + uint64_t{kCompletionMs} * kNsPerMs);
+        const auto state = await_migration_end(
+            client_, false, clock_, clock_.now_ns() + uint64_t{kCompletionMs} * kNsPerMs);
         if (!state.ok()) return state.error();
         if (state->status == "completed") return {};
-        return make_error(Errc::io, "QEMU ended the migration as '" + state->status + "': " + state->error);
+        return make_error(Errc::io,
+                          "QEMU ended the migration as '" + state->status + "': " + state->error);
     }
 
     // The guest runs (again), and the pause is known.
@@ -296,7 +315,8 @@ class Round {
         }
         const auto guest = query_guest(client_);
         if (!guest.ok()) return guest.error();
-        // It ran again while its stream was read, and was paused then: somebody else's doing, to be left as it is.
+        // It ran again while its stream was read, and was paused then: somebody else's doing, to be
+        // left as it is.
         const bool paused_by_other = resumed_by_itself && guest->status == "paused";
         if (!guest->running && !paused_by_other) {
             return make_error(Errc::io, "the guest is '" + guest->status + "' after its round");
@@ -338,9 +358,12 @@ class Round {
 
 const char* to_string(RoundMethod method) {
     switch (method) {
-        case RoundMethod::sealed_live: return "sealed_live";
-        case RoundMethod::stopped_pass: return "stopped_pass";
-        case RoundMethod::final_stopped: return "final_stopped";
+        case RoundMethod::sealed_live:
+            return "sealed_live";
+        case RoundMethod::stopped_pass:
+            return "stopped_pass";
+        case RoundMethod::final_stopped:
+            return "final_stopped";
     }
     return "?";
 }
@@ -351,7 +374,8 @@ RoundRunner::RoundRunner(qmp::Client& client, Catalogue& catalogue, const Clock&
 Result<RoundResult> RoundRunner::run(const RoundOptions& options, PageSink& sink) {
     Round round(client_, catalogue_, clock_, log_, options, sink);
     auto result = round.run();
-    ran_before_final_ = result.ok() && options.method == RoundMethod::final_stopped && round.was_running();
+    ran_before_final_ =
+        result.ok() && options.method == RoundMethod::final_stopped && round.was_running();
     return result;
 }
 
@@ -365,8 +389,10 @@ Status RoundRunner::resume_after_final() {
     return {};
 }
 
-Status ensure_running(qmp::Client& client, const std::string& run_dir, const Clock& clock, Logger& log) {
-    // A guard of the gateway that died may be reading its last stream to the end: give it time before cancelling.
+Status ensure_running(qmp::Client& client, const std::string& run_dir, const Clock& clock,
+                      Logger& log) {
+    // A guard of the gateway that died may be reading its last stream to the end: give it time
+    // before cancelling.
     const uint64_t deadline_ns = clock.now_ns() + uint64_t{kRecoveryMs} * kNsPerMs;
     const auto state = await_migration_end(client, false, clock, deadline_ns);
     if (!state.ok()) log.warning("capture " + client.path() + ": " + state.error().message());
@@ -379,7 +405,8 @@ Status ensure_running(qmp::Client& client, const std::string& run_dir, const Clo
     return recover(client, recovery, clock, log);
 }
 
-Result<std::unique_ptr<qmp::Client>> connect_or_rescue(const std::string& qmp_socket_path, int timeout_ms, Logger& log) {
+Result<std::unique_ptr<qmp::Client>> connect_or_rescue(const std::string& qmp_socket_path,
+                                                       int timeout_ms, Logger& log) {
     auto client = qmp::Client::connect(qmp_socket_path, timeout_ms);
     if (client.ok() || client.error().code != Errc::timeout) return client;
     const auto pid = listener_pid(qmp_socket_path);

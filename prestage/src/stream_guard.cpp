@@ -17,7 +17,8 @@
 namespace evac::prestage {
 namespace {
 
-// Each message on the control socket (SOCK_SEQPACKET): one of these, with a descriptor when hold is 1.
+// Each message on the control socket (SOCK_SEQPACKET): one of these, with a descriptor when hold
+// is 1.
 struct Message {
     uint64_t number = 0;
     uint64_t hold = 0;
@@ -44,7 +45,8 @@ Status send_message(int control, const Message& message, int fd) {
     return {};
 }
 
-// ---- The child. After fork() in what may become a threaded program: system calls only, no allocation.
+// ---- The child. After fork() in what may become a threaded program: system calls only, no
+// allocation.
 
 struct Held {
     uint64_t number;
@@ -113,7 +115,8 @@ struct Child {
 [[noreturn]] void run_child(int control) {
     for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGPIPE}) ::signal(signal, SIG_IGN);
     ::prctl(PR_SET_NAME, "evac-guard");
-    // Nothing inherited but the control socket, moved to descriptor 0: other ends would be kept open by us.
+    // Nothing inherited but the control socket, moved to descriptor 0: other ends would be kept
+    // open by us.
     ::dup2(control, 0);
     ::syscall(SYS_close_range, 1u, UINT_MAX, 0u);
     static Child child;
@@ -127,7 +130,8 @@ struct Child {
 
 Result<StreamGuard> StreamGuard::start() {
     int ends[2];
-    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return io_error("stream guard: socketpair");
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        return io_error("stream guard: socketpair");
     UniqueFd ours(ends[0]);
     const UniqueFd theirs(ends[1]);
     const pid_t child = ::fork();
@@ -143,7 +147,9 @@ StreamGuard::~StreamGuard() {
     }
 }
 
-Status StreamGuard::hold(uint64_t number, int stream_fd) { return send_message(control_.get(), {number, 1}, stream_fd); }
+Status StreamGuard::hold(uint64_t number, int stream_fd) {
+    return send_message(control_.get(), {number, 1}, stream_fd);
+}
 
 void StreamGuard::release(uint64_t number) {
     // A guard that died holds nothing.

@@ -18,8 +18,9 @@ constexpr uint32_t kMagic = 0x5145564d;
 constexpr uint32_t kVersion = 3;
 constexpr uint32_t kRamVersion = 4;
 
-constexpr uint8_t kEof = 0x00, kStart = 0x01, kPart = 0x02, kEnd = 0x03, kFull = 0x04, kSubsection = 0x05,
-                  kDescription = 0x06, kConfiguration = 0x07, kCommand = 0x08, kFooter = 0x7e;
+constexpr uint8_t kEof = 0x00, kStart = 0x01, kPart = 0x02, kEnd = 0x03, kFull = 0x04,
+                  kSubsection = 0x05, kDescription = 0x06, kConfiguration = 0x07, kCommand = 0x08,
+                  kFooter = 0x7e;
 
 constexpr uint64_t kFlagMask = 0xfff;
 constexpr uint64_t kZero = 0x02, kMemSize = 0x04, kPage = 0x08, kEos = 0x10, kContinue = 0x20;
@@ -35,7 +36,8 @@ std::string hex(uint64_t value) {
 }
 
 bool printable(std::string_view text) {
-    return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 127; });
+    return !text.empty() &&
+           std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 127; });
 }
 
 std::string quoted(std::string_view text) {
@@ -53,13 +55,15 @@ const char* unsupported_flag(uint64_t flags) {
     return "unknown flag";
 }
 
-// Where the tail proper ends: just after the 00 of `7e <u32 id> 00 06 <u32 n> <json of n bytes> <end>`; 0 when there is
-// none. JSON holds no NUL, so the last candidate is the right one whatever the devices' bytes look like.
+// Where the tail proper ends: just after the 00 of `7e <u32 id> 00 06 <u32 n> <json of n bytes>
+// <end>`; 0 when there is none. JSON holds no NUL, so the last candidate is the right one whatever
+// the devices' bytes look like.
 size_t find_description(ByteSpan tail) {
     constexpr size_t kFooterBytes = 5;
     constexpr size_t kHeader = 6;
     constexpr size_t kJsonBytesMin = 2;
-    if (tail.size() < kFooterBytes + kHeader + kJsonBytesMin || tail.back() != std::byte{'}'}) return 0;
+    if (tail.size() < kFooterBytes + kHeader + kJsonBytesMin || tail.back() != std::byte{'}'})
+        return 0;
     for (size_t at = tail.size() - kHeader - kJsonBytesMin; at >= kFooterBytes; --at) {
         if (tail[at] != std::byte{kEof} || tail[at + 1] != std::byte{kDescription}) continue;
         if (tail[at - kFooterBytes] != std::byte{kFooter}) continue;
@@ -79,13 +83,13 @@ StreamParser::StreamParser(StreamSink& sink, size_t tail_bytes_max)
     : sink_(sink), tail_bytes_max_(tail_bytes_max) {}
 
 Error StreamParser::corrupt(std::string what) const {
-    return make_error(Errc::corrupt,
-                      "migration stream at byte " + std::to_string(parsed_bytes_) + ": " + std::move(what));
+    return make_error(Errc::corrupt, "migration stream at byte " + std::to_string(parsed_bytes_) +
+                                         ": " + std::move(what));
 }
 
 Error StreamParser::refused(std::string what) const {
-    return make_error(Errc::refused,
-                      "migration stream at byte " + std::to_string(parsed_bytes_) + ": " + std::move(what));
+    return make_error(Errc::refused, "migration stream at byte " + std::to_string(parsed_bytes_) +
+                                         ": " + std::move(what));
 }
 
 Status StreamParser::push(ByteSpan chunk) {
@@ -134,7 +138,8 @@ Result<size_t> StreamParser::consume(ByteSpan in) {
         if (in_prefix) {
             const ByteSpan element = rest.first(*used);
             out_.prefix.insert(out_.prefix.end(), element.begin(), element.end());
-            if (out_.prefix.size() > kPrefixBytesMax) return corrupt("more than 64 KiB before the first page");
+            if (out_.prefix.size() > kPrefixBytesMax)
+                return corrupt("more than 64 KiB before the first page");
         }
         offset += *used;
         parsed_bytes_ += *used;
@@ -144,15 +149,23 @@ Result<size_t> StreamParser::consume(ByteSpan in) {
 
 Result<size_t> StreamParser::step(ByteSpan in) {
     switch (state_) {
-        case State::magic: return parse_magic(in);
-        case State::config: return parse_config(in);
-        case State::section: return parse_section(in);
-        case State::ram_setup: return parse_ram_setup(in);
-        case State::ram_blocks: return parse_ram_block(in);
-        case State::ram_body: return parse_ram_entry(in);
-        case State::footer: return parse_footer(in);
+        case State::magic:
+            return parse_magic(in);
+        case State::config:
+            return parse_config(in);
+        case State::section:
+            return parse_section(in);
+        case State::ram_setup:
+            return parse_ram_setup(in);
+        case State::ram_blocks:
+            return parse_ram_block(in);
+        case State::ram_body:
+            return parse_ram_entry(in);
+        case State::footer:
+            return parse_footer(in);
         case State::tail:
-        case State::failed: break;
+        case State::failed:
+            break;
     }
     return make_error(Errc::internal, "migration stream parser: bad state");
 }
@@ -161,9 +174,11 @@ Result<size_t> StreamParser::parse_magic(ByteSpan in) {
     if (in.size() < 8) return kNeedMore;
     ByteReader reader(in);
     const uint32_t magic = reader.be32();
-    if (magic != kMagic) return corrupt("it begins with " + hex(magic) + ", expected " + hex(kMagic) + " (QEVM)");
+    if (magic != kMagic)
+        return corrupt("it begins with " + hex(magic) + ", expected " + hex(kMagic) + " (QEVM)");
     const uint32_t version = reader.be32();
-    if (version != kVersion) return refused("version " + std::to_string(version) + ", 3 is accepted");
+    if (version != kVersion)
+        return refused("version " + std::to_string(version) + ", 3 is accepted");
     state_ = State::config;
     return reader.offset();
 }
@@ -203,7 +218,8 @@ Result<size_t> StreamParser::parse_section(ByteSpan in) {
             if (!ram_setup_seen_) return corrupt("RAM pages before the list of RAM blocks");
             if (ram_ended_) return corrupt("RAM pages after the end of RAM");
             if (id != out_.ram_section_id) {
-                return corrupt("section " + std::to_string(id) + ", RAM is " + std::to_string(out_.ram_section_id));
+                return corrupt("section " + std::to_string(id) + ", RAM is " +
+                               std::to_string(out_.ram_section_id));
             }
             ram_end_section_ = type == kEnd;
             state_ = State::ram_body;
@@ -218,9 +234,12 @@ Result<size_t> StreamParser::parse_section(ByteSpan in) {
             state_ = State::tail;
             return size_t{0};
         }
-        case kEof: return corrupt("it ends without device state");
-        case kCommand: return refused("a command section (post-copy or a return path is switched on)");
-        default: return corrupt("unknown section type " + hex(type));
+        case kEof:
+            return corrupt("it ends without device state");
+        case kCommand:
+            return refused("a command section (post-copy or a return path is switched on)");
+        default:
+            return corrupt("unknown section type " + hex(type));
     }
 }
 
@@ -229,15 +248,19 @@ Result<size_t> StreamParser::parse_subsection(ByteSpan in) {
     const std::string_view name = as_text(reader.take(reader.u8()));
     const uint32_t version = reader.be32();
     if (!reader.ok()) return kNeedMore;
-    if (version != 1) return refused("subsection " + quoted(name) + " version " + std::to_string(version));
+    if (version != 1)
+        return refused("subsection " + quoted(name) + " version " + std::to_string(version));
     if (name == "configuration/capabilities") {
         const uint32_t count = reader.be32();
         if (!reader.ok()) return kNeedMore;
-        if (count != 0) return refused("it depends on migration capabilities (x-ignore-shared?); switch them off");
+        if (count != 0)
+            return refused(
+                "it depends on migration capabilities (x-ignore-shared?); switch them off");
     } else if (name == "configuration/target-page-bits") {
         const uint32_t bits = reader.be32();
         if (!reader.ok()) return kNeedMore;
-        if (bits != 12) return refused("pages of 2^" + std::to_string(bits) + " bytes, 4096 are accepted");
+        if (bits != 12)
+            return refused("pages of 2^" + std::to_string(bits) + " bytes, 4096 are accepted");
     } else if (name == "configuration/uuid") {
         reader.take(16);
         if (!reader.ok()) return kNeedMore;
@@ -255,7 +278,8 @@ Result<size_t> StreamParser::parse_ram_start(ByteSpan in) {
     const uint32_t version = reader.be32();
     if (!reader.ok()) return kNeedMore;
     if (name != "ram") return refused("live section " + quoted(name) + "; only 'ram' is accepted");
-    if (version != kRamVersion) return refused("RAM version " + std::to_string(version) + ", 4 is accepted");
+    if (version != kRamVersion)
+        return refused("RAM version " + std::to_string(version) + ", 4 is accepted");
     out_.ram_section_id = id;
     state_ = State::ram_setup;
     return 1 + reader.offset();
@@ -265,10 +289,12 @@ Result<size_t> StreamParser::parse_ram_setup(ByteSpan in) {
     ByteReader reader(in);
     const uint64_t word = reader.be64();
     if (!reader.ok()) return kNeedMore;
-    if ((word & kFlagMask) != kMemSize) return corrupt("RAM begins with flags " + hex(word & kFlagMask));
+    if ((word & kFlagMask) != kMemSize)
+        return corrupt("RAM begins with flags " + hex(word & kFlagMask));
     setup_left_bytes_ = word & ~kFlagMask;
     if (setup_left_bytes_ == 0 || setup_left_bytes_ > kRegionBytesMax) {
-        return corrupt(std::to_string(setup_left_bytes_) + " bytes of RAM, 4096 to 2^43 are accepted");
+        return corrupt(std::to_string(setup_left_bytes_) +
+                       " bytes of RAM, 4096 to 2^43 are accepted");
     }
     state_ = State::ram_blocks;
     return reader.offset();
@@ -281,8 +307,9 @@ Result<size_t> StreamParser::parse_ram_block(ByteSpan in) {
     if (!reader.ok()) return kNeedMore;
     if (!printable(name)) return corrupt("RAM block name " + quoted(name));
     if (size_bytes == 0 || size_bytes > setup_left_bytes_) {
-        return corrupt("RAM block " + quoted(name) + " of " + std::to_string(size_bytes) + " bytes, 1 to " +
-                       std::to_string(setup_left_bytes_) + " are left of the total");
+        return corrupt("RAM block " + quoted(name) + " of " + std::to_string(size_bytes) +
+                       " bytes, 1 to " + std::to_string(setup_left_bytes_) +
+                       " are left of the total");
     }
     if (out_.blocks.size() == kRegionsMax) {
         return refused("more than " + std::to_string(kRegionsMax) + " RAM blocks");
@@ -338,8 +365,8 @@ Status StreamParser::select_block(std::string_view name) {
 Status StreamParser::deliver(uint64_t address, ByteSpan content, bool is_zero) {
     const RamBlock& block = out_.blocks[block_];
     if (address >= block.size_bytes) {
-        return corrupt("a page at " + hex(address) + " of RAM block " + quoted(block.name) + ", which has " +
-                       hex(block.size_bytes) + " bytes");
+        return corrupt("a page at " + hex(address) + " of RAM block " + quoted(block.name) +
+                       ", which has " + hex(block.size_bytes) + " bytes");
     }
     pages_seen_ = true;
     if (is_zero) {
@@ -376,7 +403,8 @@ Result<DeviceState> StreamParser::finish() {
     const State state = state_;
     state_ = State::failed;
     error_ = make_error(Errc::internal, "migration stream parser: used after its end");
-    if (state != State::tail) return corrupt("it ended before the device state; this is no checkpoint");
+    if (state != State::tail)
+        return corrupt("it ended before the device state; this is no checkpoint");
     const size_t end = find_description(out_.tail);
     if (end == 0) return corrupt("it ended within the device state; this is no checkpoint");
     out_.tail.resize(end);

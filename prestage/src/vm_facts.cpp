@@ -69,7 +69,8 @@ class Reader {
     }
     void texts(const Json& object, const char* key, std::vector<std::string>& out) {
         for (const Json& value : list(object, key, kFactsListMax)) {
-            if (!value.is_string() || value.get_ref<const std::string&>().size() > kFactsStringBytesMax) {
+            if (!value.is_string() ||
+                value.get_ref<const std::string&>().size() > kFactsStringBytesMax) {
                 return complain(key, "strings of at most 4096 bytes");
             }
             out.push_back(value.get<std::string>());
@@ -87,14 +88,19 @@ class Reader {
 
 }  // namespace
 
-std::string Difference::message() const { return field + ": home has '" + home + "', away has '" + away + "'"; }
+std::string Difference::message() const {
+    return field + ": home has '" + home + "', away has '" + away + "'";
+}
 
 std::vector<Refusal> refusals(const VmFacts& facts) {
     std::vector<Refusal> out;
     const auto refuse = [&out](std::string reason) { out.push_back({std::move(reason)}); };
-    if (facts.run_state != "running") refuse("run state is '" + facts.run_state + "'; 'running' is accepted");
-    if (!facts.machine_type.starts_with("pc-q35-") && !facts.machine_type.starts_with("pc-i440fx-")) {
-        refuse("machine type is '" + facts.machine_type + "'; pc-q35-* and pc-i440fx-* are accepted");
+    if (facts.run_state != "running")
+        refuse("run state is '" + facts.run_state + "'; 'running' is accepted");
+    if (!facts.machine_type.starts_with("pc-q35-") &&
+        !facts.machine_type.starts_with("pc-i440fx-")) {
+        refuse("machine type is '" + facts.machine_type +
+               "'; pc-q35-* and pc-i440fx-* are accepted");
     }
     for (const std::string& blocker : facts.blockers) refuse("QEMU can not migrate it: " + blocker);
     if (!facts.migration_tls.empty()) {
@@ -105,33 +111,39 @@ std::vector<Refusal> refusals(const VmFacts& facts) {
                " bytes; only memory present at start is accepted");
     }
     if (facts.vcpus == 0) refuse("no vCPU");
-    const auto main_ram =
-        std::ranges::find(facts.ram_blocks, facts.memory_backend, [](const RamBlock& block) { return block.name; });
+    const auto main_ram = std::ranges::find(facts.ram_blocks, facts.memory_backend,
+                                            [](const RamBlock& block) { return block.name; });
     if (facts.ram_blocks.empty()) {
         refuse("its RAM blocks could not be learned");
     } else if (main_ram == facts.ram_blocks.end()) {
-        refuse("memory backend '" + facts.memory_backend + "' is not among its RAM blocks (NUMA nodes with memory " +
+        refuse("memory backend '" + facts.memory_backend +
+               "' is not among its RAM blocks (NUMA nodes with memory " +
                "backends of their own?); one main memory is accepted");
     } else if (main_ram->size_bytes != facts.memory_bytes) {
         refuse("RAM block '" + main_ram->name + "' has " + std::to_string(main_ram->size_bytes) +
-               " bytes, the VM has " + std::to_string(facts.memory_bytes) + "; equal sizes are accepted");
+               " bytes, the VM has " + std::to_string(facts.memory_bytes) +
+               "; equal sizes are accepted");
     }
     std::set<std::string> nodes;
     for (const DiskFacts& disk : facts.disks) {
         if (disk.read_only) continue;
         const std::string name = "disk '" + disk.node_name + "' (" + disk.file + ")";
-        if (disk.node_name.empty()) refuse(name + " has no node name; start QEMU with node-name=...");
+        if (disk.node_name.empty())
+            refuse(name + " has no node name; start QEMU with node-name=...");
         if (disk.format != "raw" && disk.format != "qcow2") {
             refuse(name + " has format '" + disk.format + "'; raw and qcow2 are accepted");
         }
         if (disk.size_bytes == 0 || disk.size_bytes > kRegionBytesMax) {
-            refuse(name + " has " + std::to_string(disk.size_bytes) + " bytes; 1 to 2^43 are accepted");
+            refuse(name + " has " + std::to_string(disk.size_bytes) +
+                   " bytes; 1 to 2^43 are accepted");
         }
-        if (!nodes.insert(disk.node_name).second) refuse(name + " is used by two devices; one is accepted");
+        if (!nodes.insert(disk.node_name).second)
+            refuse(name + " is used by two devices; one is accepted");
     }
     if (facts.ram_blocks.size() + nodes.size() > kRegionsMax) {
-        refuse(std::to_string(facts.ram_blocks.size()) + " RAM blocks and " + std::to_string(nodes.size()) +
-               " disks; together at most " + std::to_string(kRegionsMax) + " are accepted");
+        refuse(std::to_string(facts.ram_blocks.size()) + " RAM blocks and " +
+               std::to_string(nodes.size()) + " disks; together at most " +
+               std::to_string(kRegionsMax) + " are accepted");
     }
     return out;
 }
@@ -155,7 +167,8 @@ std::vector<Difference> compare(const VmFacts& home, const VmFacts& away) {
     check("memory_backend", home.memory_backend, away.memory_backend);
     check_lists("devices", home.devices, away.devices);
     // Both probed: the small blocks too. One line per block, so that the message names the odd one.
-    if (!home.ram_blocks.empty() && !away.ram_blocks.empty() && home.ram_blocks != away.ram_blocks) {
+    if (!home.ram_blocks.empty() && !away.ram_blocks.empty() &&
+        home.ram_blocks != away.ram_blocks) {
         const auto lines = [](const VmFacts& facts) {
             std::vector<std::string> list;
             for (const RamBlock& block : facts.ram_blocks) {
@@ -164,12 +177,14 @@ std::vector<Difference> compare(const VmFacts& home, const VmFacts& away) {
             std::ranges::sort(list);
             return list;
         };
-        out.push_back({"ram_blocks", only_in(lines(home), lines(away)), only_in(lines(away), lines(home))});
+        out.push_back(
+            {"ram_blocks", only_in(lines(home), lines(away)), only_in(lines(away), lines(home))});
     }
     const auto disks = [](const VmFacts& facts) {
         std::vector<std::string> list;
         for (const DiskFacts& disk : facts.disks) {
-            list.push_back(disk.device + " " + std::to_string(disk.size_bytes) + (disk.read_only ? " ro" : ""));
+            list.push_back(disk.device + " " + std::to_string(disk.size_bytes) +
+                           (disk.read_only ? " ro" : ""));
         }
         std::ranges::sort(list);
         return list;
@@ -182,7 +197,8 @@ std::vector<RegionInfo> region_list(const VmFacts& facts) {
     std::vector<RegionInfo> out;
     for (const RamBlock& block : facts.ram_blocks) {
         const bool is_main = block.name == facts.memory_backend;
-        out.push_back({block.name, is_main ? RegionKind::main_ram : RegionKind::small_ram, block.size_bytes});
+        out.push_back(
+            {block.name, is_main ? RegionKind::main_ram : RegionKind::small_ram, block.size_bytes});
     }
     for (const DiskFacts& disk : facts.disks) {
         if (!disk.read_only) out.push_back({disk.node_name, RegionKind::disk, disk.size_bytes});
@@ -262,12 +278,15 @@ void read_lists(const Json& in, Reader& reader, VmFacts& facts) {
 
 Result<VmFacts> facts_from_text(std::string_view text) {
     if (text.size() > kFactsTextBytesMax) {
-        return make_error(Errc::corrupt, "VM facts of " + std::to_string(text.size()) + " bytes, at most " +
+        return make_error(Errc::corrupt, "VM facts of " + std::to_string(text.size()) +
+                                             " bytes, at most " +
                                              std::to_string(kFactsTextBytesMax) + " are accepted");
     }
     const Json in = Json::parse(text, nullptr, false);
-    if (in.is_discarded() || !in.is_object()) return make_error(Errc::corrupt, "VM facts: a JSON object is accepted");
-    if (json::number(in, "format") != kFormat) return make_error(Errc::corrupt, "VM facts: format: 1 is accepted");
+    if (in.is_discarded() || !in.is_object())
+        return make_error(Errc::corrupt, "VM facts: a JSON object is accepted");
+    if (json::number(in, "format") != kFormat)
+        return make_error(Errc::corrupt, "VM facts: format: 1 is accepted");
     VmFacts facts;
     Reader reader("VM facts: ");
     reader.text(in, "name", facts.name);

@@ -68,12 +68,15 @@ Result<int> lift_write_protection(int pid) {
     const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     if (!process.valid()) return io_error("pidfd_open of QEMU's process " + std::to_string(pid));
     for (const int number : *fds) {
-        const UniqueFd duplicate(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), number, 0)));
+        const UniqueFd duplicate(
+            static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), number, 0)));
         if (!duplicate.valid()) {
-            return io_error("pidfd_getfd from QEMU's process " + std::to_string(pid) + " (needs CAP_SYS_PTRACE)");
+            return io_error("pidfd_getfd from QEMU's process " + std::to_string(pid) +
+                            " (needs CAP_SYS_PTRACE)");
         }
-        // A range of another descriptor is refused: harmless. Unregistering wakes nobody whose fault is one of write
-        // protection (the kernel does that for missing pages only), hence the second call.
+        // A range of another descriptor is refused: harmless. Unregistering wakes nobody whose
+        // fault is one of write protection (the kernel does that for missing pages only), hence the
+        // second call.
         for (uffdio_range range : *ranges) ::ioctl(duplicate.get(), UFFDIO_UNREGISTER, &range);
         for (uffdio_range range : *ranges) ::ioctl(duplicate.get(), UFFDIO_WAKE, &range);
     }

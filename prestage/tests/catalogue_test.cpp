@@ -13,7 +13,8 @@ namespace {
 constexpr RegionId kRam{0}, kDisk{1};
 
 std::vector<RegionInfo> regions() {
-    return {{"pc.ram", RegionKind::main_ram, 100 * kPageBytes}, {"disk0", RegionKind::disk, 10 * kPageBytes + 512}};
+    return {{"pc.ram", RegionKind::main_ram, 100 * kPageBytes},
+            {"disk0", RegionKind::disk, 10 * kPageBytes + 512}};
 }
 using Page = std::array<std::byte, kPageBytes>;
 Page page_of(uint64_t seed) {
@@ -29,7 +30,8 @@ TEST(Fingerprint, GoldenValues) {
     Page text{};
     for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<std::byte>(i * 7);
     EXPECT_EQ(fingerprint_page(0, zero), (Fingerprint{0x93d76fe148c689ba, 0x3ee8dc4f9e7ee495}));
-    EXPECT_EQ(fingerprint_page(0x1122334455667788, text), (Fingerprint{0xb99557ef359ce5ad, 0xba9f7b60676cf17c}));
+    EXPECT_EQ(fingerprint_page(0x1122334455667788, text),
+              (Fingerprint{0xb99557ef359ce5ad, 0xba9f7b60676cf17c}));
     EXPECT_NE(fingerprint_page(1, text), fingerprint_page(2, text));
 }
 
@@ -91,7 +93,8 @@ TEST(Catalogue, HeatFollowsChanges) {
 TEST(Catalogue, LoadsWhatAwayHas) {
     Catalogue home(5, regions());
     const Page a = page_of(1);
-    const std::vector<Fingerprint> entries{fingerprint_page(5, a), Fingerprint{}, home.zero_fingerprint()};
+    const std::vector<Fingerprint> entries{fingerprint_page(5, a), Fingerprint{},
+                                           home.zero_fingerprint()};
     ASSERT_TRUE(home.load(kDisk, 8, entries).ok());
     EXPECT_EQ(home.known_pages(), 2u);
     EXPECT_EQ(home.compare_and_update(kDisk, 8, a).change, PageChange::unchanged);

@@ -18,7 +18,8 @@ const std::vector<RegionInfo> kRegions{{"pc.ram", RegionKind::main_ram, 200 * kP
                                        {"disk0", RegionKind::disk, 99 * kPageBytes + 1}};
 using Content = std::array<std::byte, kPageBytes>;
 
-CapturedPage make_page(RegionId region, uint64_t page, uint32_t epoch, uint64_t version, uint8_t heat, Content& content) {
+CapturedPage make_page(RegionId region, uint64_t page, uint32_t epoch, uint64_t version,
+                       uint8_t heat, Content& content) {
     CapturedPage out;
     out.region = region;
     out.page = page;
@@ -56,7 +57,8 @@ struct Model {
         }
         Waiting& w = found->second;
         if (raw(page.epoch) < w.epoch) return EnqueueOutcome::stale;
-        const bool duplicate = (w.zero && page.is_zero) || (!w.zero && !page.is_zero && w.version == version);
+        const bool duplicate =
+            (w.zero && page.is_zero) || (!w.zero && !page.is_zero && w.version == version);
         const uint32_t list = (obligation || w.list < 16 ? 0 : 16) + page.heat / 16;
         const uint64_t order = list == w.list ? w.order : next_order++;
         w = {raw(page.epoch), version, page.heat, page.is_zero, list, order};
@@ -64,7 +66,8 @@ struct Model {
     }
     auto first() {
         return std::min_element(waiting.begin(), waiting.end(), [](const auto& a, const auto& b) {
-            return std::pair(a.second.list, a.second.order) < std::pair(b.second.list, b.second.order);
+            return std::pair(a.second.list, a.second.order) <
+                   std::pair(b.second.list, b.second.order);
         });
     }
 };
@@ -81,8 +84,9 @@ void run_model(uint64_t seed, uint64_t budget_pages) {
             const RegionId region{static_cast<uint16_t>(random.below(2))};
             const uint64_t page_no = random.below(raw(region) == 0 ? 200 : 100);
             const uint64_t version = random.below(12);
-            const CapturedPage page = make_page(region, page_no, static_cast<uint32_t>(step / 100 + random.below(3)), version,
-                                                static_cast<uint8_t>(random.next()), content);
+            const CapturedPage page =
+                make_page(region, page_no, static_cast<uint32_t>(step / 100 + random.below(3)),
+                          version, static_cast<uint8_t>(random.next()), content);
             const bool obligation = random.chance(0.1);
             const bool full = model.waiting.size() >= budget_pages;
             const auto expected = model.enqueue(page, version, obligation, full);
@@ -121,15 +125,20 @@ void run_model(uint64_t seed, uint64_t budget_pages) {
     EXPECT_EQ(pool.budget().used_pages(), 0u);
 }
 
-TEST(DirtyQueue, BehavesAsTheModel) { run_model(1, kPages); }
-TEST(DirtyQueue, BehavesAsTheModelWhenFull) { run_model(2, 40); }
+TEST(DirtyQueue, BehavesAsTheModel) {
+    run_model(1, kPages);
+}
+TEST(DirtyQueue, BehavesAsTheModelWhenFull) {
+    run_model(2, 40);
+}
 
 TEST(DirtyQueue, ObligationsThenColdestThenLongestWaiting) {
     PagePool pool(100 * kQueuedPageBytes);
     DirtyQueue queue(pool, kRegions);
     Content content;
     const auto add = [&](uint64_t page, uint8_t heat, bool obligation = false) {
-        ASSERT_EQ(queue.enqueue(make_page(RegionId{0}, page, 1, page, heat, content), obligation), EnqueueOutcome::queued);
+        ASSERT_EQ(queue.enqueue(make_page(RegionId{0}, page, 1, page, heat, content), obligation),
+                  EnqueueOutcome::queued);
     };
     add(1, 200);
     add(2, 5);
@@ -166,7 +175,8 @@ TEST(DirtyQueue, BudgetIsSharedAndGivenBackOnDestruction) {
         EXPECT_EQ(two.enqueue(make_page(RegionId{0}, 1, 1, 1, 0, content)), EnqueueOutcome::queued);
         EXPECT_EQ(two.enqueue(make_page(RegionId{0}, 2, 1, 5, 0, content)), EnqueueOutcome::queued);
         EXPECT_EQ(one.enqueue(make_page(RegionId{0}, 2, 1, 1, 0, content)), EnqueueOutcome::full);
-        EXPECT_EQ(two.enqueue(make_page(RegionId{0}, 2, 2, 1, 0, content)), EnqueueOutcome::replaced);
+        EXPECT_EQ(two.enqueue(make_page(RegionId{0}, 2, 2, 1, 0, content)),
+                  EnqueueOutcome::replaced);
         EXPECT_FALSE(pool.budget().try_reserve());
     }
     EXPECT_EQ(pool.budget().used_pages(), 1u);

@@ -1,4 +1,5 @@
-// What is asked of a real QEMU: facts, refusals, differences; and it is none the worse for being asked.
+// What is asked of a real QEMU: facts, refusals, differences; and it is none the worse for being
+// asked.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -27,7 +28,9 @@ class EnrolmentTest : public ::testing::Test {
         for (const Difference& difference : differences) out += difference.field + " ";
         return out;
     }
-    static std::string status(qmp::Client& client) { return client.execute("query-status")->value("status", "?"); }
+    static std::string status(qmp::Client& client) {
+        return client.execute("query-status")->value("status", "?");
+    }
 
     TempDir dir_;
     SystemClock clock_;
@@ -66,7 +69,8 @@ TEST_F(EnrolmentTest, FactsOfARunningGuest) {
     EXPECT_EQ(*facts_from_text(facts_to_text(facts)), facts);
     EXPECT_EQ(ask(*client), facts);
     EXPECT_EQ(status(*client), "running");
-    EXPECT_EQ(client->execute("query-migrate-capabilities")->dump() + client->execute("query-migrate-parameters")->dump(),
+    EXPECT_EQ(client->execute("query-migrate-capabilities")->dump() +
+                  client->execute("query-migrate-parameters")->dump(),
               before);
     const uint32_t counter = qemu.counter(*client);
     for (int i = 0; i < 500 && qemu.counter(*client) == counter; ++i) Qemu::nap_ms(10);
@@ -115,7 +119,8 @@ TEST_F(EnrolmentTest, LandingQemuIsComparedWithHome) {
 }
 
 TEST_F(EnrolmentTest, SharedMemoryAndOpenMigrations) {
-    const Qemu qemu(dir_, {"-object", "memory-backend-memfd,id=mem0,size=64M,share=on", "-machine", "memory-backend=mem0"});
+    const Qemu qemu(dir_, {"-object", "memory-backend-memfd,id=mem0,size=64M,share=on", "-machine",
+                           "memory-backend=mem0"});
     const auto client = qemu.connect();
     ASSERT_TRUE(client);
     const VmFacts facts = ask(*client);

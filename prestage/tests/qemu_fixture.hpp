@@ -1,6 +1,7 @@
 #pragma once
-// A real QEMU under TCG for tests: 64 MiB, no kernel. Its boot sector counts without end in the first four bytes of each of
-// 128 pages in turn (0x10000-0x8ffff), so that memory of one instant reads as c+1 ... c+1 c ... c.
+// A real QEMU under TCG for tests: 64 MiB, no kernel. Its boot sector counts without end in the
+// first four bytes of each of 128 pages in turn (0x10000-0x8ffff), so that memory of one instant
+// reads as c+1 ... c+1 c ... c.
 #include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -56,20 +57,37 @@ inline void write_boot_image(const std::string& path) {
     std::memcpy(image.data(), code.data(), code.size());
     image[510] = 0x55;
     image[511] = static_cast<char>(0xaa);
-    std::ofstream(path, std::ios::binary).write(image.data(), static_cast<std::streamsize>(image.size()));
+    std::ofstream(path, std::ios::binary)
+        .write(image.data(), static_cast<std::streamsize>(image.size()));
 }
 
 class Qemu {
   public:
     // `extra` is appended; `disk` distinguishes the images of two QEMUs in one folder.
-    explicit Qemu(const TempDir& dir, std::vector<std::string> extra = {}, const std::string& disk = "boot.img")
+    explicit Qemu(const TempDir& dir, std::vector<std::string> extra = {},
+                  const std::string& disk = "boot.img")
         : dir_(dir), qmp_path_(dir / (disk + ".qmp")) {
         write_boot_image(dir / disk);
-        std::vector<std::string> words{
-            "qemu-system-x86_64", "-M", "pc-q35-7.2", "-m", "64", "-accel", "tcg", "-nodefaults", "-display", "none",
-            "-name", "guest", "-blockdev", "driver=file,filename=" + (dir / disk) + ",node-name=file0", "-blockdev",
-            "driver=raw,file=file0,node-name=disk0", "-device", "ide-hd,drive=disk0,id=hd0,bootindex=0", "-qmp",
-            "unix:" + qmp_path_ + ",server=on,wait=off"};
+        std::vector<std::string> words{"qemu-system-x86_64",
+                                       "-M",
+                                       "pc-q35-7.2",
+                                       "-m",
+                                       "64",
+                                       "-accel",
+                                       "tcg",
+                                       "-nodefaults",
+                                       "-display",
+                                       "none",
+                                       "-name",
+                                       "guest",
+                                       "-blockdev",
+                                       "driver=file,filename=" + (dir / disk) + ",node-name=file0",
+                                       "-blockdev",
+                                       "driver=raw,file=file0,node-name=disk0",
+                                       "-device",
+                                       "ide-hd,drive=disk0,id=hd0,bootindex=0",
+                                       "-qmp",
+                                       "unix:" + qmp_path_ + ",server=on,wait=off"};
         words.insert(words.end(), extra.begin(), extra.end());
         std::vector<char*> argv;
         for (std::string& word : words) argv.push_back(word.data());
@@ -84,7 +102,8 @@ class Qemu {
         ::waitpid(pid_, nullptr, 0);
         pid_ = 0;
     }
-    // Mappings that userfaultfd still write-protects: a guest that writes there would hang for good.
+    // Mappings that userfaultfd still write-protects: a guest that writes there would hang for
+    // good.
     int protected_mappings() const {
         std::ifstream maps("/proc/" + std::to_string(pid_) + "/smaps");
         int count = 0;
@@ -110,9 +129,11 @@ class Qemu {
     // Physical memory of the guest, which should be stopped.
     std::vector<std::byte> memory(qmp::Client& client, uint64_t size, uint64_t at = 0) const {
         const std::string file = dir_ / "memory.bin";
-        EXPECT_TRUE(client.execute("pmemsave", Json{{"val", at}, {"size", size}, {"filename", file}}).ok());
+        EXPECT_TRUE(
+            client.execute("pmemsave", Json{{"val", at}, {"size", size}, {"filename", file}}).ok());
         std::vector<std::byte> out(size);
-        std::ifstream(file, std::ios::binary).read(reinterpret_cast<char*>(out.data()), static_cast<std::streamsize>(size));
+        std::ifstream(file, std::ios::binary)
+            .read(reinterpret_cast<char*>(out.data()), static_cast<std::streamsize>(size));
         return out;
     }
     uint32_t counter(qmp::Client& client) const {
@@ -179,7 +200,9 @@ inline int cut_capture_stream() {
         socklen_t size = sizeof(name);
         int listening = 0;
         socklen_t option_size = sizeof(listening);
-        if (::getsockname(fd, reinterpret_cast<sockaddr*>(&name), &size) != 0 || name.sun_family != AF_UNIX) continue;
+        if (::getsockname(fd, reinterpret_cast<sockaddr*>(&name), &size) != 0 ||
+            name.sun_family != AF_UNIX)
+            continue;
         if (std::strstr(name.sun_path, "/capture-") == nullptr) continue;
         ::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &option_size);
         if (listening == 0 && ::shutdown(fd, SHUT_RD) == 0) ++cut;
@@ -190,10 +213,12 @@ inline int cut_capture_stream() {
 // Passes a monitor's bytes on and can drop the connection; then it serves the next one.
 class MonitorProxy {
   public:
-    MonitorProxy(std::string path, std::string target) : path_(std::move(path)), target_(std::move(target)) {
+    MonitorProxy(std::string path, std::string target)
+        : path_(std::move(path)), target_(std::move(target)) {
         listener_ = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
         const sockaddr_un address = to_address(path_);
-        EXPECT_EQ(::bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+        EXPECT_EQ(::bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)),
+                  0);
         EXPECT_EQ(::listen(listener_, 4), 0);
         thread_ = std::thread([this] { serve(); });
     }
@@ -231,7 +256,8 @@ class MonitorProxy {
             const int near = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
             const int far = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
             const sockaddr_un address = to_address(target_);
-            bool good = ::connect(far, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+            bool good =
+                ::connect(far, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
             while (good && !end_ && !cut_) {
                 pollfd both[2]{{near, POLLIN, 0}, {far, POLLIN, 0}};
                 if (::poll(both, 2, 5) <= 0) continue;

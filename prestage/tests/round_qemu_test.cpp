@@ -1,4 +1,5 @@
-// RoundRunner against a real QEMU: what is captured is what the guest has, and the guest runs again whatever fails.
+// RoundRunner against a real QEMU: what is captured is what the guest has, and the guest runs again
+// whatever fails.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -23,7 +24,8 @@ class RoundTest : public ::testing::Test {
         catalogue_ = std::make_unique<Catalogue>(7, regions_);
         store_ = std::make_unique<Store>(regions_);
         main_ = static_cast<size_t>(
-            std::ranges::find(regions_, RegionKind::main_ram, &RegionInfo::kind) - regions_.begin());
+            std::ranges::find(regions_, RegionKind::main_ram, &RegionInfo::kind) -
+            regions_.begin());
         settings_ = settings();
     }
 
@@ -63,9 +65,9 @@ class RoundTest : public ::testing::Test {
         EXPECT_EQ(qemu_.protected_mappings(), 0);
     }
     int sockets_left() {
-        return static_cast<int>(std::ranges::count_if(std::filesystem::directory_iterator(dir_.path()), [](const auto& e) {
-            return e.path().filename().string().starts_with("capture-");
-        }));
+        return static_cast<int>(std::ranges::count_if(
+            std::filesystem::directory_iterator(dir_.path()),
+            [](const auto& e) { return e.path().filename().string().starts_with("capture-"); }));
     }
     std::vector<uint32_t> counters() {
         std::vector<uint32_t> out(kCounters);
@@ -86,7 +88,8 @@ class RoundTest : public ::testing::Test {
         uint64_t differing = 0;
         for (uint64_t at = 0; at < image.size(); at += kPageBytes) {
             if (at >= 0xa0000 && at < 0xc0000) continue;  // the VGA window is not RAM
-            differing += std::memcmp(image.data() + at, memory.data() + at, kPageBytes) != 0 ? 1 : 0;
+            differing +=
+                std::memcmp(image.data() + at, memory.data() + at, kPageBytes) != 0 ? 1 : 0;
         }
         return differing;
     }
@@ -115,7 +118,8 @@ TEST_F(RoundTest, SealedRoundsAreInstantsAndCarryOnlyWhatChanged) {
     ASSERT_TRUE(one.ok()) << one.error().message();
     EXPECT_TRUE(hooked);
     EXPECT_TRUE(one->complete());
-    EXPECT_EQ(one->pages_changed, catalogue_->page_count() - catalogue_->page_count(RegionId(regions_.size() - 1)));
+    EXPECT_EQ(one->pages_changed,
+              catalogue_->page_count() - catalogue_->page_count(RegionId(regions_.size() - 1)));
     EXPECT_EQ(one->device_state.machine, "pc-q35-7.2");
     EXPECT_GT(one->device_state.tail.size(), 4096u);
     EXPECT_GT(one->pause_ns, 0u);
@@ -161,9 +165,12 @@ TEST_F(RoundTest, StoppedPassIsAnInstantAndResumes) {
 }
 
 TEST_F(RoundTest, FailingHookResumesTheGuest) {
-    for (const RoundMethod method : {RoundMethod::sealed_live, RoundMethod::stopped_pass, RoundMethod::final_stopped}) {
+    for (const RoundMethod method :
+         {RoundMethod::sealed_live, RoundMethod::stopped_pass, RoundMethod::final_stopped}) {
         RoundOptions failing = options(method);
-        failing.on_stopped = [] { return Status(make_error(Errc::unavailable, "no disk transaction")); };
+        failing.on_stopped = [] {
+            return Status(make_error(Errc::unavailable, "no disk transaction"));
+        };
         const auto result = run(failing);
         ASSERT_FALSE(result.ok());
         EXPECT_EQ(result.error().code, Errc::unavailable);
@@ -193,7 +200,8 @@ TEST_F(RoundTest, CancelResumesTheGuest) {
 }
 
 TEST_F(RoundTest, DyingStreamResumesTheGuest) {
-    for (const RoundMethod method : {RoundMethod::sealed_live, RoundMethod::stopped_pass, RoundMethod::final_stopped}) {
+    for (const RoundMethod method :
+         {RoundMethod::sealed_live, RoundMethod::stopped_pass, RoundMethod::final_stopped}) {
         catalogue_->set_all_unknown();
         int cut = 0;
         const uint64_t start = store_->calls;
@@ -204,7 +212,8 @@ TEST_F(RoundTest, DyingStreamResumesTheGuest) {
         EXPECT_EQ(cut, 1) << to_string(method);
         ASSERT_FALSE(result.ok());
         EXPECT_EQ(result.error().context.find("COULD NOT"), std::string::npos)
-            << to_string(method) << ": " << result.error().message() << "\n" << log_.last_warning;
+            << to_string(method) << ": " << result.error().message() << "\n"
+            << log_.last_warning;
         ASSERT_NO_FATAL_FAILURE(expect_guest_runs());
     }
 }
@@ -213,13 +222,15 @@ TEST_F(RoundTest, ConnectionThatNeverComesResumesTheGuest) {
     RoundOptions lost = options(RoundMethod::sealed_live);
     lost.on_stopped = [this]() -> Status {
         for (const auto& entry : std::filesystem::directory_iterator(dir_.path())) {
-            if (entry.path().filename().string().starts_with("capture-")) std::filesystem::remove(entry.path());
+            if (entry.path().filename().string().starts_with("capture-"))
+                std::filesystem::remove(entry.path());
         }
         return {};
     };
     const auto result = run(lost);
     ASSERT_FALSE(result.ok());
-    EXPECT_NE(result.error().context.find("before it connected"), std::string::npos) << result.error().message();
+    EXPECT_NE(result.error().context.find("before it connected"), std::string::npos)
+        << result.error().message();
     expect_guest_runs();
 }
 
@@ -246,7 +257,9 @@ TEST_F(RoundTest, TimeLimitResumesTheGuest) {
 
 TEST_F(RoundTest, DroppedPagesAreBroughtAgain) {
     uint64_t refused = 0;
-    store_->refuse = [&](const CapturedPage& page) { return page.page % 16 == 3 && ++refused != 0; };
+    store_->refuse = [&](const CapturedPage& page) {
+        return page.page % 16 == 3 && ++refused != 0;
+    };
     const auto lossy = run(options(RoundMethod::sealed_live));
     ASSERT_TRUE(lossy.ok()) << lossy.error().message();
     EXPECT_FALSE(lossy->complete());
@@ -317,7 +330,8 @@ TEST_F(RoundTest, LostMonitorResumesTheGuest) {
         const auto result = run(lost);
         store_->on_page = nullptr;
         ASSERT_FALSE(result.ok());
-        EXPECT_EQ(result.error().context.find("COULD NOT"), std::string::npos) << result.error().message();
+        EXPECT_EQ(result.error().context.find("COULD NOT"), std::string::npos)
+            << result.error().message();
         client_.reset();
         client_ = std::move(qmp::Client::connect(dir_ / "proxy.qmp")).value();
         expect_guest_runs();
@@ -361,7 +375,8 @@ class KilledGatewayTest : public RoundTest {
         ::waitpid(child, &status, 0);
         ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
         for (const auto& entry : std::filesystem::directory_iterator(dir_.path())) {
-            if (entry.path().filename().string().starts_with("capture-")) std::filesystem::remove(entry.path());
+            if (entry.path().filename().string().starts_with("capture-"))
+                std::filesystem::remove(entry.path());
         }
         epoch_ += 10;
     }
@@ -371,7 +386,8 @@ class KilledGatewayTest : public RoundTest {
         client_ = std::move(connected).value();
     }
     void expect_all_methods_work() {
-        for (const auto method : {RoundMethod::stopped_pass, RoundMethod::sealed_live, RoundMethod::final_stopped}) {
+        for (const auto method :
+             {RoundMethod::stopped_pass, RoundMethod::sealed_live, RoundMethod::final_stopped}) {
             const auto result = run(options(method));
             ASSERT_TRUE(result.ok()) << to_string(method) << ": " << result.error().message();
         }
@@ -420,7 +436,8 @@ TEST_F(RoundTest, GuardIsOfNoConsequenceForARoundThatEnds) {
     }
     const auto held_by_guard = [&] {
         std::string held;
-        for (const auto& fd : std::filesystem::directory_iterator("/proc/" + std::to_string(guard->child_pid()) + "/fd")) {
+        for (const auto& fd : std::filesystem::directory_iterator(
+                 "/proc/" + std::to_string(guard->child_pid()) + "/fd")) {
             held += fd.path().filename().string() + " ";
         }
         return held;
@@ -432,10 +449,13 @@ TEST_F(RoundTest, GuardIsOfNoConsequenceForARoundThatEnds) {
 
 TEST_F(RoundTest, EnsureRunningCleansUpAfterAKilledGateway) {
     ASSERT_TRUE(client_->execute("stop").ok());
-    ASSERT_TRUE(client_
-                    ->execute("migrate-set-capabilities",
-                              Json::parse(R"({"capabilities":[{"capability":"background-snapshot","state":true}]})"))
-                    .ok());
+    ASSERT_TRUE(
+        client_
+            ->execute(
+                "migrate-set-capabilities",
+                Json::parse(
+                    R"({"capabilities":[{"capability":"background-snapshot","state":true}]})"))
+            .ok());
     ASSERT_TRUE(ensure_running(*client_, dir_.path(), clock_, log_).ok());
     expect_guest_runs();
 }

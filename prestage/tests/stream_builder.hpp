@@ -1,5 +1,6 @@
 #pragma once
-// Writes small migration streams as QEMU 7.2 does (checked against a real one by prestage_round_qemu_test).
+// Writes small migration streams as QEMU 7.2 does (checked against a real one by
+// prestage_round_qemu_test).
 #include <string>
 #include <vector>
 
@@ -28,7 +29,8 @@ class StreamBuilder {
         w().put(body);
         return *this;
     }
-    StreamBuilder& ram_start(const std::vector<RamBlock>& blocks, std::string_view id = "ram", uint32_t version = 4) {
+    StreamBuilder& ram_start(const std::vector<RamBlock>& blocks, std::string_view id = "ram",
+                             uint32_t version = 4) {
         w().u8(1);
         w().be32(kRamSection);
         text(id);
@@ -104,9 +106,12 @@ class StreamBuilder {
     ByteWriter w() { return ByteWriter(out_); }
 };
 
-inline std::vector<RamBlock> small_blocks() { return {{"pc.ram", 16 * kPageBytes}, {"vga.vram", 2 * kPageBytes}}; }
+inline std::vector<RamBlock> small_blocks() {
+    return {{"pc.ram", 16 * kPageBytes}, {"vga.vram", 2 * kPageBytes}};
+}
 
-// A complete stream: four pages; `with_end` as a plain migration writes it, without as a background snapshot does.
+// A complete stream: four pages; `with_end` as a plain migration writes it, without as a background
+// snapshot does.
 inline Bytes small_stream(bool with_end) {
     StreamBuilder b;
     b.header().ram_start(small_blocks());

@@ -12,16 +12,19 @@ namespace {
 class Recorder final : public StreamSink {
   public:
     Status ram_blocks(std::span<const RamBlock> blocks) override {
-        for (const RamBlock& block : blocks) text += block.name + ":" + std::to_string(block.size_bytes) + " ";
+        for (const RamBlock& block : blocks)
+            text += block.name + ":" + std::to_string(block.size_bytes) + " ";
         return answer;
     }
     void page(uint16_t block, uint64_t page, ByteSpan bytes) override {
         uint64_t sum = 0;
         for (const std::byte b : bytes) sum += std::to_integer<uint64_t>(b);
-        text += "P" + std::to_string(block) + "/" + std::to_string(page) + "=" + std::to_string(sum) + " ";
+        text += "P" + std::to_string(block) + "/" + std::to_string(page) + "=" +
+                std::to_string(sum) + " ";
     }
     void zero_page(uint16_t block, uint64_t page, uint8_t fill) override {
-        text += "Z" + std::to_string(block) + "/" + std::to_string(page) + "=" + std::to_string(fill) + " ";
+        text += "Z" + std::to_string(block) + "/" + std::to_string(page) + "=" +
+                std::to_string(fill) + " ";
     }
     std::string text;
     Status answer;
@@ -55,7 +58,8 @@ void expect_error(const StreamBuilder& b, Errc code, const std::string& part) {
         const Outcome out = parse(b.bytes(), chunk);
         ASSERT_FALSE(out.state.ok()) << part;
         EXPECT_EQ(out.state.error().code, code) << out.state.error().message();
-        EXPECT_NE(out.state.error().context.find(part), std::string::npos) << out.state.error().message();
+        EXPECT_NE(out.state.error().context.find(part), std::string::npos)
+            << out.state.error().message();
     }
 }
 
@@ -82,7 +86,9 @@ TEST(StreamParser, GoldenPlainAndBackgroundSnapshot) {
                                       "\0\0\0\0\0\0\0\x10\x7e\0\0\0\2",
                                       93));
         const std::string tail(as_text(out.state->tail));
-        EXPECT_EQ(tail, std::string("\4\0\0\0\x09\5timer\0\0\0\0\0\0\0\1abc\0\6\0\0\0\2{}\x7e\0\0\0\x09\0", 36));
+        EXPECT_EQ(tail,
+                  std::string(
+                      "\4\0\0\0\x09\5timer\0\0\0\0\0\0\0\1abc\0\6\0\0\0\2{}\x7e\0\0\0\x09\0", 36));
     }
 }
 
@@ -100,7 +106,8 @@ TEST(StreamParser, ChunkingDoesNotMatter) {
         Recorder sink;
         StreamParser parser(sink);
         for (size_t at = 0; at < stream.size();) {
-            const size_t n = std::min<size_t>(1 + random.below(random.chance(0.5) ? 20 : 6000), stream.size() - at);
+            const size_t n = std::min<size_t>(1 + random.below(random.chance(0.5) ? 20 : 6000),
+                                              stream.size() - at);
             ASSERT_TRUE(parser.push(ByteSpan(stream).subspan(at, n)).ok());
             at += n;
         }
@@ -123,7 +130,8 @@ TEST(StreamParser, PagesOfOneChunkAreNotCopied) {
     StreamParser parser(sink);
     ASSERT_TRUE(parser.push(stream).ok());
     ASSERT_EQ(sink.seen.size(), 2u);
-    for (const std::byte* at : sink.seen) EXPECT_TRUE(at > stream.data() && at < stream.data() + stream.size());
+    for (const std::byte* at : sink.seen)
+        EXPECT_TRUE(at > stream.data() && at < stream.data() + stream.size());
 }
 
 TEST(StreamParser, EveryTruncationIsNoCheckpoint) {
@@ -141,7 +149,9 @@ TEST(StreamParser, KnownSubsectionsAreTaken) {
     const std::array<std::byte, 4> bits{{{}, {}, {}, std::byte{12}}};
     const std::array<std::byte, 16> uuid{};
     StreamBuilder b;
-    b.header().subsection("configuration/target-page-bits", 1, bits).subsection("configuration/uuid", 1, uuid);
+    b.header()
+        .subsection("configuration/target-page-bits", 1, bits)
+        .subsection("configuration/uuid", 1, uuid);
     b.ram_start(small_blocks()).part().zero(0, "pc.ram").eos().device("d", "x").finish();
     EXPECT_TRUE(parse(b.bytes()).state.ok());
     EXPECT_TRUE(parse(b.bytes(), 1).state.ok());
@@ -150,9 +160,12 @@ TEST(StreamParser, KnownSubsectionsAreTaken) {
 TEST(StreamParser, UnsupportedIsRefused) {
     const std::array<std::byte, 4> one{{{}, {}, {}, std::byte{1}}};
     StreamBuilder caps, bits, other;
-    expect_error(caps.header().subsection("configuration/capabilities", 1, one), Errc::refused, "x-ignore-shared");
-    expect_error(bits.header().subsection("configuration/target-page-bits", 1, one), Errc::refused, "2^1 bytes");
-    expect_error(other.header().subsection("configuration/new", 1, one), Errc::refused, "unknown configuration");
+    expect_error(caps.header().subsection("configuration/capabilities", 1, one), Errc::refused,
+                 "x-ignore-shared");
+    expect_error(bits.header().subsection("configuration/target-page-bits", 1, one), Errc::refused,
+                 "2^1 bytes");
+    expect_error(other.header().subsection("configuration/new", 1, one), Errc::refused,
+                 "unknown configuration");
     expect_error(begun().part().word(0x1000 | 0x40), Errc::refused, "XBZRLE");
     expect_error(begun().part().word(0x1000 | 0x80), Errc::refused, "0x80");
     expect_error(begun().part().word(0x1000 | 0x100), Errc::refused, "compress");
@@ -161,15 +174,18 @@ TEST(StreamParser, UnsupportedIsRefused) {
     expect_error(begun().section(8, 0), Errc::refused, "command");
     expect_error(begun().section(1, 3), Errc::refused, "second START");
     StreamBuilder block, version;
-    expect_error(block.header().ram_start(small_blocks(), "dirty-bitmap"), Errc::refused, "'dirty-bitmap'");
-    expect_error(version.header().ram_start(small_blocks(), "ram", 3), Errc::refused, "RAM version 3");
+    expect_error(block.header().ram_start(small_blocks(), "dirty-bitmap"), Errc::refused,
+                 "'dirty-bitmap'");
+    expect_error(version.header().ram_start(small_blocks(), "ram", 3), Errc::refused,
+                 "RAM version 3");
 }
 
 TEST(StreamParser, HostileStreamsAreCorrupt) {
     StreamBuilder magic, early, late, empty;
     expect_error(magic.word(0x1234567812345678), Errc::corrupt, "QEVM");
     expect_error(begun().part().zero(0x10000, "pc.ram"), Errc::corrupt, "0x10000");
-    expect_error(begun().part().zero(0xfffffffffffff000, "pc.ram"), Errc::corrupt, "RAM block 'pc.ram'");
+    expect_error(begun().part().zero(0xfffffffffffff000, "pc.ram"), Errc::corrupt,
+                 "RAM block 'pc.ram'");
     expect_error(begun().part().zero(0, "absent"), Errc::corrupt, "'absent'");
     expect_error(begun().part().zero(0, ""), Errc::corrupt, "continues no block");
     expect_error(begun().part().word(0x20), Errc::corrupt, "flags 0x20");
@@ -193,15 +209,23 @@ TEST(StreamParser, HostileBlockListsAreRefused) {
     std::vector<RamBlock> blocks;
     for (int i = 0; i <= kRegionsMax; ++i) blocks.push_back({"b" + std::to_string(i), 4096});
     expect_error(many.header().ram_start(blocks), Errc::refused, "more than 64");
-    expect_error(huge.header().ram_start({{"a", uint64_t{1} << 44}}), Errc::corrupt, "bytes of RAM");
+    expect_error(huge.header().ram_start({{"a", uint64_t{1} << 44}}), Errc::corrupt,
+                 "bytes of RAM");
     expect_error(none.header().ram_start({}), Errc::corrupt, "0 bytes of RAM");
     beyond.header().section(1, 2);
-    const_cast<Bytes&>(beyond.bytes()).insert(beyond.bytes().end(), {std::byte{3}, std::byte{'r'}, std::byte{'a'}, std::byte{'m'}});
-    expect_error(beyond.word(4).word(4096 | 4).word(0x0161'0000'0000'0000).word(0x2001'0000'0000'0000), Errc::corrupt, "left of the total");
+    const_cast<Bytes&>(beyond.bytes())
+        .insert(beyond.bytes().end(),
+                {std::byte{3}, std::byte{'r'}, std::byte{'a'}, std::byte{'m'}});
+    expect_error(
+        beyond.word(4).word(4096 | 4).word(0x0161'0000'0000'0000).word(0x2001'0000'0000'0000),
+        Errc::corrupt, "left of the total");
     inside.header().section(1, 2);
-    const_cast<Bytes&>(inside.bytes()).insert(inside.bytes().end(), {std::byte{3}, std::byte{'r'}, std::byte{'a'}, std::byte{'m'}});
+    const_cast<Bytes&>(inside.bytes())
+        .insert(inside.bytes().end(),
+                {std::byte{3}, std::byte{'r'}, std::byte{'a'}, std::byte{'m'}});
     inside.word(4).word(4096 | 4).word(0x0161'0000'0000'0000);
-    const_cast<Bytes&>(inside.bytes()).insert(inside.bytes().end(), {std::byte{0x10}, std::byte{0}});
+    const_cast<Bytes&>(inside.bytes())
+        .insert(inside.bytes().end(), {std::byte{0x10}, std::byte{0}});
     expect_error(inside.zero(0, "a"), Errc::corrupt, "within the list");
 }
 
@@ -212,8 +236,10 @@ TEST(StreamParser, TailIsBoundedAndNeedsItsDescription) {
     const Outcome out = parse(b.bytes(), SIZE_MAX, 4000);
     EXPECT_EQ(out.state.error().code, Errc::refused);
     EXPECT_NE(out.state.error().context.find("4000 bytes of device state"), std::string::npos);
-    expect_error(begun().part().eos().device("d", "x").finish("[]"), Errc::corrupt, "within the device state");
-    expect_error(begun().part().eos().device("d", "x").finish(""), Errc::corrupt, "within the device state");
+    expect_error(begun().part().eos().device("d", "x").finish("[]"), Errc::corrupt,
+                 "within the device state");
+    expect_error(begun().part().eos().device("d", "x").finish(""), Errc::corrupt,
+                 "within the device state");
 }
 
 TEST(StreamParser, SinkMayRefuseTheBlocks) {

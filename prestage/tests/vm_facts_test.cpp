@@ -22,8 +22,9 @@ VmFacts good_facts() {
     facts.devices = {"pci 00/01.0 1af4:1042", "qom peripheral/vd0 child<virtio-blk-pci>"};
     facts.devices_hash = 0xfedcba9876543210;
     facts.ram_blocks = {{"vga.vram", 16 << 20}, {"pc.ram", 256 << 20}};
-    facts.disks = {{"disk0", "/machine/peripheral/vd0/virtio-backend", "/a/disk.img", "raw", 1 << 30, false},
-                   {"cd0", "/machine/peripheral/cd", "/a/cd.iso", "raw", 1 << 20, true}};
+    facts.disks = {
+        {"disk0", "/machine/peripheral/vd0/virtio-backend", "/a/disk.img", "raw", 1 << 30, false},
+        {"cd0", "/machine/peripheral/cd", "/a/cd.iso", "raw", 1 << 20, true}};
     facts.background_snapshot = true;
     facts.run_state = "running";
     return facts;
@@ -55,21 +56,34 @@ TEST(VmFacts, BadTextIsRefusedWithTheField) {
     };
     EXPECT_EQ(facts_from_text("").error().code, Errc::corrupt);
     EXPECT_EQ(facts_from_text("[]").error().code, Errc::corrupt);
-    EXPECT_EQ(facts_from_text(std::string(kFactsTextBytesMax + 1, ' ')).error().code, Errc::corrupt);
+    EXPECT_EQ(facts_from_text(std::string(kFactsTextBytesMax + 1, ' ')).error().code,
+              Errc::corrupt);
     EXPECT_EQ(facts_from_text(good.substr(0, good.size() / 2)).error().code, Errc::corrupt);
     EXPECT_NE(with("\"vcpus\":2", "\"vcpus\":-2").error().context.find("vcpus"), std::string::npos);
-    EXPECT_NE(with("\"vcpus\":2", "\"vcpus\":4294967296").error().context.find("vcpus"), std::string::npos);
-    EXPECT_NE(with("\"memory_shared\":false", "\"memory_shared\":0").error().context.find("memory_shared"),
+    EXPECT_NE(with("\"vcpus\":2", "\"vcpus\":4294967296").error().context.find("vcpus"),
               std::string::npos);
-    EXPECT_NE(with("\"format\":1", "\"format\":2").error().context.find("format"), std::string::npos);
-    EXPECT_NE(with("\"name\":\"web-1\"", "\"name\":\"" + std::string(5000, 'x') + "\"").error().context.find("name"),
+    EXPECT_NE(with("\"memory_shared\":false", "\"memory_shared\":0")
+                  .error()
+                  .context.find("memory_shared"),
               std::string::npos);
-    EXPECT_NE(with("\"blockers\":[]", "\"blockers\":[1]").error().context.find("blockers"), std::string::npos);
-    EXPECT_NE(with("\"size_bytes\":268435456", "\"size_bytes\":18446744073709551615").error().context.find("size"),
+    EXPECT_NE(with("\"format\":1", "\"format\":2").error().context.find("format"),
+              std::string::npos);
+    EXPECT_NE(with("\"name\":\"web-1\"", "\"name\":\"" + std::string(5000, 'x') + "\"")
+                  .error()
+                  .context.find("name"),
+              std::string::npos);
+    EXPECT_NE(with("\"blockers\":[]", "\"blockers\":[1]").error().context.find("blockers"),
+              std::string::npos);
+    EXPECT_NE(with("\"size_bytes\":268435456", "\"size_bytes\":18446744073709551615")
+                  .error()
+                  .context.find("size"),
               std::string::npos);
     std::string many = "[";
-    for (int i = 0; i < 70; ++i) many += std::string(i == 0 ? "" : ",") + R"({"name":"a","size_bytes":4096})";
-    EXPECT_NE(with("\"ram_blocks\":[", "\"ram_blocks\":" + many + "],\"x\":[").error().context.find("ram_blocks"),
+    for (int i = 0; i < 70; ++i)
+        many += std::string(i == 0 ? "" : ",") + R"({"name":"a","size_bytes":4096})";
+    EXPECT_NE(with("\"ram_blocks\":[", "\"ram_blocks\":" + many + "],\"x\":[")
+                  .error()
+                  .context.find("ram_blocks"),
               std::string::npos);
 }
 
@@ -78,7 +92,8 @@ TEST(VmFacts, EachRefusalNamesItsReason) {
     const auto expect = [](auto change, const std::string& part) {
         VmFacts facts = good_facts();
         change(facts);
-        EXPECT_NE(reasons(facts).find(part), std::string::npos) << part << " in: " << reasons(facts);
+        EXPECT_NE(reasons(facts).find(part), std::string::npos)
+            << part << " in: " << reasons(facts);
     };
     expect([](VmFacts& f) { f.run_state = "paused"; }, "run state is 'paused'");
     expect([](VmFacts& f) { f.machine_type = "microvm"; }, "machine type is 'microvm'");
@@ -93,9 +108,11 @@ TEST(VmFacts, EachRefusalNamesItsReason) {
     expect([](VmFacts& f) { f.disks[0].node_name = ""; }, "no node name");
     expect([](VmFacts& f) { f.disks[0].size_bytes = 0; }, "has 0 bytes");
     expect([](VmFacts& f) { f.disks.push_back(f.disks[0]); }, "two devices");
-    expect([](VmFacts& f) {
-        for (int i = 0; i < 63; ++i) f.ram_blocks.push_back({"b" + std::to_string(i), 4096});
-    }, "at most 64");
+    expect(
+        [](VmFacts& f) {
+            for (int i = 0; i < 63; ++i) f.ram_blocks.push_back({"b" + std::to_string(i), 4096});
+        },
+        "at most 64");
 }
 
 TEST(VmFacts, CompareFindsWhatWouldBreakALanding) {
@@ -112,7 +129,8 @@ TEST(VmFacts, CompareFindsWhatWouldBreakALanding) {
         const auto differences = compare(home, other);
         ASSERT_EQ(differences.size(), 1u) << field;
         EXPECT_EQ(differences[0].field, field);
-        EXPECT_NE(differences[0].message().find(part), std::string::npos) << differences[0].message();
+        EXPECT_NE(differences[0].message().find(part), std::string::npos)
+            << differences[0].message();
     };
     expect([](VmFacts& f) { f.machine_type = "pc-q35-8.0"; }, "machine_type", "pc-q35-8.0");
     expect([](VmFacts& f) { f.cpu_model = "max-x86_64-cpu"; }, "cpu_model", "max");
@@ -120,7 +138,8 @@ TEST(VmFacts, CompareFindsWhatWouldBreakALanding) {
     expect([](VmFacts& f) { f.vcpus = 1; }, "vcpus", "'2'");
     expect([](VmFacts& f) { f.memory_bytes = 1; }, "memory_bytes", "'1'");
     expect([](VmFacts& f) { f.memory_backend = "m"; }, "memory_backend", "pc.ram");
-    expect([](VmFacts& f) { f.devices.push_back("qom x"); }, "devices", "home has 'none', away has 'qom x'");
+    expect([](VmFacts& f) { f.devices.push_back("qom x"); }, "devices",
+           "home has 'none', away has 'qom x'");
     expect([](VmFacts& f) { f.ram_blocks = {{"pc.ram", 256 << 20}}; }, "ram_blocks", "vga.vram=");
     expect([](VmFacts& f) { f.disks[0].size_bytes = 5; }, "disks", " 5'");
     expect([](VmFacts& f) { f.disks.pop_back(); }, "disks", "ro");

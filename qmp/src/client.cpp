@@ -38,14 +38,16 @@ Result<std::unique_ptr<Client>> Client::connect(const std::string& socket_path, 
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (socket_path.empty() || socket_path.size() >= sizeof(address.sun_path)) {
-        return make_error(Errc::invalid_argument, "QMP socket '" + socket_path + "': a path of 1 to " +
+        return make_error(Errc::invalid_argument, "QMP socket '" + socket_path +
+                                                      "': a path of 1 to " +
                                                       std::to_string(sizeof(address.sun_path) - 1) +
                                                       " characters is accepted");
     }
     std::copy(socket_path.begin(), socket_path.end(), address.sun_path);
     UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (!fd.valid()) return io_error("socket for QMP");
-    // A monitor that serves another client leaves us in its backlog; the greeting's time-out covers that.
+    // A monitor that serves another client leaves us in its backlog; the greeting's time-out covers
+    // that.
     if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
         return io_error("connect to QMP socket '" + socket_path + "'");
     }
@@ -59,13 +61,16 @@ Result<std::unique_ptr<Client>> Client::connect(const std::string& socket_path, 
     if (!greeting.ok()) {
         Error error = std::move(greeting).error();
         if (error.code == Errc::timeout) {
-            error.context += "; it accepted the connection but sent no QMP greeting (another client, or not QMP)";
+            error.context +=
+                "; it accepted the connection but sent no QMP greeting (another client, or not "
+                "QMP)";
         }
         return error;
     }
     if (!greeting->is_object() || !greeting->contains("QMP")) {
-        return make_error(Errc::corrupt, "'" + socket_path + "' is not a QMP monitor: its first message was '" +
-                                             excerpt(greeting->dump()) + "', expected a QMP greeting");
+        return make_error(Errc::corrupt,
+                          "'" + socket_path + "' is not a QMP monitor: its first message was '" +
+                              excerpt(greeting->dump()) + "', expected a QMP greeting");
     }
     client->greeting_ = std::move(*greeting);
     EVAC_TRY(client->execute("qmp_capabilities", Json::object(), timeout_ms));
@@ -78,7 +83,8 @@ Result<Json> Client::execute(std::string_view command, Json arguments, int timeo
     const uint64_t id = next_id_++;
     Json request{{"execute", command}, {"id", id}};
     if (!arguments.empty()) request["arguments"] = std::move(arguments);
-    EVAC_TRY(send_line(request.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n", deadline_ns));
+    EVAC_TRY(send_line(request.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n",
+                       deadline_ns));
     while (true) {
         auto message = read_message(deadline_ns);
         if (!message.ok()) {
@@ -94,7 +100,8 @@ Result<Json> Client::execute(std::string_view command, Json arguments, int timeo
         if (message->value("id", uint64_t{0}) != id) continue;
         if (message->contains("error")) {
             const Json& error = (*message)["error"];
-            const std::string text = error.is_object() ? error.value("desc", error.dump()) : error.dump();
+            const std::string text =
+                error.is_object() ? error.value("desc", error.dump()) : error.dump();
             return make_error(Errc::refused, "QMP " + std::string(command) + ": " + text);
         }
         return message->value("return", Json::object());
@@ -105,7 +112,8 @@ Result<Json> Client::wait_event(std::string_view name, int timeout_ms) {
     const uint64_t deadline_ns = deadline_after(timeout_ms);
     while (true) {
         const auto found = std::find_if(events_.begin(), events_.end(), [name](const Json& event) {
-            return event["event"].is_string() && event["event"].get_ref<const std::string&>() == name;
+            return event["event"].is_string() &&
+                   event["event"].get_ref<const std::string&>() == name;
         });
         if (found != events_.end()) {
             Json event = std::move(*found);
@@ -131,7 +139,8 @@ void Client::keep_event(Json event) {
 Status Client::send_line(const std::string& line, uint64_t deadline_ns) {
     size_t sent = 0;
     while (sent < line.size()) {
-        const ssize_t n = ::send(fd_.get(), line.data() + sent, line.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        const ssize_t n =
+            ::send(fd_.get(), line.data() + sent, line.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n > 0) {
             sent += static_cast<size_t>(n);
             continue;
@@ -150,7 +159,8 @@ Status Client::send_line(const std::string& line, uint64_t deadline_ns) {
     return {};
 }
 
-// A time-out leaves the connection usable (the answer to an abandoned command is skipped by its id).
+// A time-out leaves the connection usable (the answer to an abandoned command is skipped by its
+// id).
 Result<Json> Client::read_message(uint64_t deadline_ns) {
     while (true) {
         const size_t line_end = buffer_.find('\n');

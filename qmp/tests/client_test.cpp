@@ -1,4 +1,6 @@
 // Against a real QEMU without a guest, and against sockets that are not QMP.
+#include "evac/qmp/client.hpp"
+
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -8,8 +10,6 @@
 
 #include <filesystem>
 #include <thread>
-
-#include "evac/qmp/client.hpp"
 
 namespace evac::qmp {
 namespace {
@@ -25,8 +25,8 @@ class Qemu {
         pid_ = fork();
         if (pid_ == 0) {
             const std::string monitor = "unix:" + path_ + ",server=on,wait=off";
-            execlp("qemu-system-x86_64", "qemu-system-x86_64", "-M", "none", "-nodefaults", "-display", "none",
-                   "-qmp", monitor.c_str(), nullptr);
+            execlp("qemu-system-x86_64", "qemu-system-x86_64", "-M", "none", "-nodefaults",
+                   "-display", "none", "-qmp", monitor.c_str(), nullptr);
             _exit(127);
         }
         for (int i = 0; i < 500 && !std::filesystem::exists(path_); ++i) usleep(10000);
@@ -81,7 +81,8 @@ TEST_F(QmpClient, RefusesWhatIsNotThere) {
 }
 
 TEST_F(QmpClient, SaysWhatIsNotQmp) {
-    for (const std::string& reply : {std::string("SSH-2.0-OpenSSH_9.2\r\n"), std::string("{\"hello\":1}\n")}) {
+    for (const std::string& reply :
+         {std::string("SSH-2.0-OpenSSH_9.2\r\n"), std::string("{\"hello\":1}\n")}) {
         const std::string path = folder_ + "/fake" + std::to_string(reply.size());
         const int listener = socket(AF_UNIX, SOCK_STREAM, 0);
         sockaddr_un address{};

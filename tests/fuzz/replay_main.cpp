@@ -1,5 +1,5 @@
-// Replays a fuzzer's corpus (files and folders given as arguments) under the normal compilers, so that
-// every input that ever mattered runs in each test run. Fails when a named corpus is empty.
+// Replays a fuzzer's corpus (files and folders given as arguments) under the normal compilers, so
+// that every input that ever mattered runs in each test run. Fails when a named corpus is empty.
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>

@@ -36,6 +36,11 @@ def without_comments(text: str) -> str:
     return re.sub(r"//[^\n]*", "", text)
 
 
+def on_one_line(text: str) -> str:
+    """However the formatter broke it."""
+    return " ".join(text.split()).replace("( ", "(")
+
+
 def arguments(text: str, start: int) -> list[str]:
     """What stands between the parenthesis before `start` and its partner, parted at its commas."""
     parts, depth, quoted = [""], 0, False
@@ -66,8 +71,9 @@ class Code:
     def __init__(self, source: str, header: str) -> None:
         self.members: dict[str, str] = {}  # "wan.ceiling_mbit": what the member begins with
         for name, body in re.findall(r"struct (\w+)Config \{(.*?)\n\};", header, re.DOTALL):
-            for member, value in re.findall(r"[\s,](\w+) = ([^,;]+)[,;]", body):
+            for member, value in re.findall(r"[\s,](\w+) = ([^,;]+)[,;]", on_one_line(body)):
                 self.members[f"{name.lower()}.{member}"] = value
+        source = on_one_line(source)
         self.keys: Keys = {}
         optional: set[str] = set()  # asked for by has(): it makes a difference whether they are there
         sections: dict[str, str] = {}

@@ -111,21 +111,26 @@ MHD_Result reply(MHD_Connection* connection, const HttpResponse& response) {
     if (out == nullptr) return MHD_NO;
     MHD_add_response_header(out, MHD_HTTP_HEADER_CONTENT_TYPE, response.content_type.c_str());
     MHD_add_response_header(out, MHD_HTTP_HEADER_X_CONTENT_TYPE_OPTIONS, "nosniff");
-    for (const auto& [name, value] : response.headers) MHD_add_response_header(out, name.c_str(), value.c_str());
-    const MHD_Result queued = MHD_queue_response(connection, static_cast<unsigned>(response.status), out);
+    for (const auto& [name, value] : response.headers)
+        MHD_add_response_header(out, name.c_str(), value.c_str());
+    const MHD_Result queued =
+        MHD_queue_response(connection, static_cast<unsigned>(response.status), out);
     MHD_destroy_response(out);
     return queued;
 }
 
-// libmicrohttpd calls this once for the header, then for each piece of the body, then once with no more data.
-MHD_Result on_request(void* user, MHD_Connection* connection, const char* url, const char* method, const char*,
-                      const char* data, size_t* data_size, void** state) {
+// libmicrohttpd calls this once for the header, then for each piece of the body, then once with no
+// more data.
+MHD_Result on_request(void* user, MHD_Connection* connection, const char* url, const char* method,
+                      const char*, const char* data, size_t* data_size, void** state) {
     if (*state == nullptr) {
         auto pending = std::make_unique<Pending>();
         pending->request.method = method;
         pending->request.path = url;
-        MHD_get_connection_values(connection, MHD_GET_ARGUMENT_KIND, add_value, &pending->request.query);
-        MHD_get_connection_values(connection, MHD_HEADER_KIND, add_header, &pending->request.headers);
+        MHD_get_connection_values(connection, MHD_GET_ARGUMENT_KIND, add_value,
+                                  &pending->request.query);
+        MHD_get_connection_values(connection, MHD_HEADER_KIND, add_header,
+                                  &pending->request.headers);
         *state = pending.release();  // owned by the connection until on_completed
         return MHD_YES;
     }
@@ -141,7 +146,9 @@ MHD_Result on_request(void* user, MHD_Connection* connection, const char* url, c
         return MHD_YES;
     }
     if (pending.too_large) {
-        return reply(connection, {413, R"({"error":"body: at most 1 MiB is accepted"})", "application/json", {}});
+        return reply(
+            connection,
+            {413, R"({"error":"body: at most 1 MiB is accepted"})", "application/json", {}});
     }
     return reply(connection, (*static_cast<HttpHandler*>(user))(pending.request));
 }
@@ -175,7 +182,8 @@ Result<std::string> read_text(const std::string& path, const char* what) {
     return std::string{std::istreambuf_iterator<char>(file), {}};
 }
 
-Result<UniqueFd> listen_on(int family, const sockaddr* address, socklen_t size, const std::string& name) {
+Result<UniqueFd> listen_on(int family, const sockaddr* address, socklen_t size,
+                           const std::string& name) {
     UniqueFd fd(::socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!fd.valid()) return io_error("socket for " + name);
     const int on = 1;
@@ -203,11 +211,13 @@ void log_bounded(void*, const char* format, va_list arguments) {
 HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 HttpServer::~HttpServer() = default;
 
-Result<std::unique_ptr<HttpServer>> HttpServer::listen_unix(const std::string& path, HttpHandler handler) {
+Result<std::unique_ptr<HttpServer>> HttpServer::listen_unix(const std::string& path,
+                                                            HttpHandler handler) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-        return make_error(Errc::invalid_argument, "API socket '" + path + "': 1 to 107 characters are accepted");
+        return make_error(Errc::invalid_argument,
+                          "API socket '" + path + "': 1 to 107 characters are accepted");
     }
     std::copy(path.begin(), path.end(), address.sun_path);
     const auto* generic = reinterpret_cast<const sockaddr*>(&address);
@@ -215,7 +225,8 @@ Result<std::unique_ptr<HttpServer>> HttpServer::listen_unix(const std::string& p
         // A socket file without a server is left over from a killed process.
         const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
         if (::connect(probe.get(), generic, sizeof(address)) == 0) {
-            return make_error(Errc::refused, "API socket '" + path + "': another process serves it");
+            return make_error(Errc::refused,
+                              "API socket '" + path + "': another process serves it");
         }
         ::unlink(path.c_str());
     }
@@ -227,26 +238,31 @@ Result<std::unique_ptr<HttpServer>> HttpServer::listen_unix(const std::string& p
     impl->listener = std::move(*listener);
     impl->socket_path = path;
     impl->handler = std::move(handler);
-    impl->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_ERROR_LOG, 0, nullptr, nullptr, on_request, &impl->handler,
-                                    MHD_OPTION_EXTERNAL_LOGGER, log_bounded, nullptr, MHD_OPTION_LISTEN_SOCKET, impl->listener.get(), MHD_OPTION_CONNECTION_LIMIT,
-                                    kConnectionsMax, MHD_OPTION_CONNECTION_TIMEOUT, kIdleSecondsMax,
-                                    MHD_OPTION_NOTIFY_COMPLETED, on_completed, nullptr, MHD_OPTION_END);
+    impl->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_USE_ERROR_LOG, 0, nullptr, nullptr, on_request, &impl->handler,
+        MHD_OPTION_EXTERNAL_LOGGER, log_bounded, nullptr, MHD_OPTION_LISTEN_SOCKET,
+        impl->listener.get(), MHD_OPTION_CONNECTION_LIMIT, kConnectionsMax,
+        MHD_OPTION_CONNECTION_TIMEOUT, kIdleSecondsMax, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
+        nullptr, MHD_OPTION_END);
     if (impl->daemon == nullptr) return io_error("HTTP server on '" + path + "'");
     impl->listener.release();  // libmicrohttpd closes it
     return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }
 
-Result<std::unique_ptr<HttpServer>> HttpServer::listen_tls(const std::string& where, const TlsFiles& tls,
+Result<std::unique_ptr<HttpServer>> HttpServer::listen_tls(const std::string& where,
+                                                           const TlsFiles& tls,
                                                            HttpHandler handler) {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     const size_t colon = where.rfind(':');
     uint16_t port = 0;
-    const bool parsed = colon != std::string::npos &&
-                        ::inet_pton(AF_INET, where.substr(0, colon).c_str(), &address.sin_addr) == 1 &&
-                        std::from_chars(where.data() + colon + 1, where.data() + where.size(), port).ptr ==
-                            where.data() + where.size();
-    if (!parsed) return make_error(Errc::invalid_argument, "listen '" + where + "': ip:port is accepted");
+    const bool parsed =
+        colon != std::string::npos &&
+        ::inet_pton(AF_INET, where.substr(0, colon).c_str(), &address.sin_addr) == 1 &&
+        std::from_chars(where.data() + colon + 1, where.data() + where.size(), port).ptr ==
+            where.data() + where.size();
+    if (!parsed)
+        return make_error(Errc::invalid_argument, "listen '" + where + "': ip:port is accepted");
     address.sin_port = htons(port);
     auto impl = std::make_unique<Impl>();
     auto cert = read_text(tls.cert, "webhook certificate");
@@ -260,7 +276,8 @@ Result<std::unique_ptr<HttpServer>> HttpServer::listen_tls(const std::string& wh
         EVAC_TRY(client_ca);
         impl->client_ca = std::move(*client_ca);
     }
-    auto listener = listen_on(AF_INET, reinterpret_cast<const sockaddr*>(&address), sizeof(address), where);
+    auto listener =
+        listen_on(AF_INET, reinterpret_cast<const sockaddr*>(&address), sizeof(address), where);
     EVAC_TRY(listener);
     impl->listener = std::move(*listener);
     impl->handler = std::move(handler);
@@ -273,16 +290,17 @@ Result<std::unique_ptr<HttpServer>> HttpServer::listen_tls(const std::string& wh
     }
     impl->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_USE_ERROR_LOG | MHD_USE_TLS, port, nullptr, nullptr,
-        judges ? on_judged_request : on_request, &impl->handler, MHD_OPTION_EXTERNAL_LOGGER, log_bounded,
-        nullptr, MHD_OPTION_LISTEN_SOCKET,
-        impl->listener.get(), MHD_OPTION_HTTPS_MEM_CERT, impl->cert.c_str(),
-        MHD_OPTION_HTTPS_MEM_KEY, impl->key.c_str(), MHD_OPTION_HTTPS_PRIORITIES,
-        "SECURE128:-VERS-TLS1.0:-VERS-TLS1.1", MHD_OPTION_CONNECTION_LIMIT, kConnectionsMax,
-        MHD_OPTION_CONNECTION_TIMEOUT, kIdleSecondsMax, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
-        nullptr, MHD_OPTION_ARRAY, client_options.data(), MHD_OPTION_END);
+        judges ? on_judged_request : on_request, &impl->handler, MHD_OPTION_EXTERNAL_LOGGER,
+        log_bounded, nullptr, MHD_OPTION_LISTEN_SOCKET, impl->listener.get(),
+        MHD_OPTION_HTTPS_MEM_CERT, impl->cert.c_str(), MHD_OPTION_HTTPS_MEM_KEY, impl->key.c_str(),
+        MHD_OPTION_HTTPS_PRIORITIES, "SECURE128:-VERS-TLS1.0:-VERS-TLS1.1",
+        MHD_OPTION_CONNECTION_LIMIT, kConnectionsMax, MHD_OPTION_CONNECTION_TIMEOUT,
+        kIdleSecondsMax, MHD_OPTION_NOTIFY_COMPLETED, on_completed, nullptr, MHD_OPTION_ARRAY,
+        client_options.data(), MHD_OPTION_END);
     if (impl->daemon == nullptr) {
-        return make_error(Errc::invalid_argument, "webhook on '" + where + "': certificate '" + tls.cert + "' or key '" +
-                                                      tls.key + "' cannot be used");
+        return make_error(Errc::invalid_argument, "webhook on '" + where + "': certificate '" +
+                                                      tls.cert + "' or key '" + tls.key +
+                                                      "' cannot be used");
     }
     impl->listener.release();
     return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
@@ -299,7 +317,8 @@ int HttpServer::timeout_ms() const {
     return static_cast<int>(std::min<MHD_UNSIGNED_LONG_LONG>(timeout, 60'000));
 }
 
-// One step reads one piece of a body; what then waits inside libmicrohttpd or TLS does not show on wait_fd().
+// One step reads one piece of a body; what then waits inside libmicrohttpd or TLS does not show on
+// wait_fd().
 void HttpServer::run() {
     for (int step = 0; step < kStepsMax; ++step) {
         MHD_run(impl_->daemon);

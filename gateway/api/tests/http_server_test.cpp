@@ -48,7 +48,8 @@ class HttpServerTest : public testing::Test {
             }
         });
     }
-    Reply get(const std::string& url, const std::string& unix_path, const std::string* body = nullptr) {
+    Reply get(const std::string& url, const std::string& unix_path,
+              const std::string* body = nullptr) {
         Reply reply = attempt(url, unix_path, body, "", CURL_SSLVERSION_DEFAULT);
         EXPECT_EQ(reply.code, CURLE_OK) << curl_easy_strerror(reply.code);
         return reply;
@@ -104,7 +105,8 @@ class HttpServerTest : public testing::Test {
         return {r.method == "POST" ? 202 : 200,
                 r.method + " " + r.path + " " + (name == r.query.end() ? "-" : name->second) + " " +
                     std::to_string(r.body.size()),
-                "text/plain", {}};
+                "text/plain",
+                {}};
     }
 
     std::string folder_;
@@ -135,20 +137,31 @@ TEST_F(HttpServerTest, UnixSocket) {
 
 TEST_F(HttpServerTest, StaleSocketIsReplaced) {
     const std::string path = folder_ + "/api.sock";
-    { auto first = HttpServer::listen_unix(path, echo); ASSERT_TRUE(first.ok()); }
+    {
+        auto first = HttpServer::listen_unix(path, echo);
+        ASSERT_TRUE(first.ok());
+    }
     EXPECT_TRUE(HttpServer::listen_unix(path, echo).ok());
 }
 
 TEST_F(HttpServerTest, Tls) {
-    const std::string make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=t "
-                             "-keyout " + folder_ + "/k.pem -out " + folder_ + "/c.pem 2>/dev/null";
+    const std::string make =
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=t "
+        "-keyout " +
+        folder_ + "/k.pem -out " + folder_ + "/c.pem 2>/dev/null";
     ASSERT_EQ(std::system(make.c_str()), 0);
-    EXPECT_EQ(HttpServer::listen_tls("nonsense", {folder_ + "/c.pem", folder_ + "/k.pem", ""}, echo).error().code,
+    EXPECT_EQ(HttpServer::listen_tls("nonsense", {folder_ + "/c.pem", folder_ + "/k.pem", ""}, echo)
+                  .error()
+                  .code,
               Errc::invalid_argument);
-    EXPECT_EQ(HttpServer::listen_tls("127.0.0.1:0", {folder_ + "/absent", folder_ + "/k.pem", ""}, echo).error().code,
-              Errc::io);
+    EXPECT_EQ(
+        HttpServer::listen_tls("127.0.0.1:0", {folder_ + "/absent", folder_ + "/k.pem", ""}, echo)
+            .error()
+            .code,
+        Errc::io);
     const std::string address = "127.0.0.1:" + std::to_string(20000 + getpid() % 20000);
-    auto server = HttpServer::listen_tls(address, {folder_ + "/c.pem", folder_ + "/k.pem", ""}, echo);
+    auto server =
+        HttpServer::listen_tls(address, {folder_ + "/c.pem", folder_ + "/k.pem", ""}, echo);
     ASSERT_TRUE(server.ok()) << server.error().message();
     serve(std::move(*server));
     const std::string body = "{}";

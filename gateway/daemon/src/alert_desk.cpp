@@ -14,22 +14,26 @@ using Json = nlohmann::json;
 Result<alert::RuleSet> rules_from(const Config& config) {
     alert::RuleSet set;
     set.sources_needed = config.alert_sources_needed;
-    if (config.site.has_position) set.site = alert::Position{config.site.latitude, config.site.longitude};
+    if (config.site.has_position)
+        set.site = alert::Position{config.site.latitude, config.site.longitude};
     for (const auto& rule : config.alert_rules) {
         alert::Rule out;
         if (rule.source == "jma") out.source = alert::Source::jma;
         if (rule.source == "cap") out.source = alert::Source::cap;
         if (rule.source == "json") out.source = alert::Source::json;
         if (rule.source == "power") out.source = alert::Source::power;
-        if (!rule.min_intensity.empty()) out.min_intensity = alert::intensity_from(rule.min_intensity);
+        if (!rule.min_intensity.empty())
+            out.min_intensity = alert::intensity_from(rule.min_intensity);
         out.min_magnitude = rule.min_magnitude;
         out.max_distance_km = rule.max_distance_km;
         out.areas = rule.areas;
         out.action = rule.action == "arm" ? alert::Action::arm : alert::Action::evacuate;
-        const bool needs_position = (out.min_intensity && out.areas.empty()) || out.max_distance_km > 0;
+        const bool needs_position =
+            (out.min_intensity && out.areas.empty()) || out.max_distance_km > 0;
         if (needs_position && !set.site) {
             return make_error(Errc::invalid_argument,
-                              "alert.rule: min_intensity without areas, and max_distance_km, need site.latitude and "
+                              "alert.rule: min_intensity without areas, and max_distance_km, need "
+                              "site.latitude and "
                               "site.longitude");
         }
         set.rules.push_back(std::move(out));
@@ -38,12 +42,16 @@ Result<alert::RuleSet> rules_from(const Config& config) {
 }
 
 Json to_json(const AlertDesk::Entry& e) {
-    return {{"unix_ms", e.unix_ms}, {"telegram", e.telegram}, {"event", e.event_id}, {"title", e.title},
-            {"reality", e.reality}, {"action", e.action},     {"reason", e.reason}};
+    return {{"unix_ms", e.unix_ms}, {"telegram", e.telegram}, {"event", e.event_id},
+            {"title", e.title},     {"reality", e.reality},   {"action", e.action},
+            {"reason", e.reason}};
 }
 
 api::HttpResponse answer(int status, const Json& body) {
-    return {status, body.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n", "application/json", {}};
+    return {status,
+            body.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n",
+            "application/json",
+            {}};
 }
 
 std::string header(const api::HttpRequest& request, const char* name) {
@@ -53,8 +61,8 @@ std::string header(const api::HttpRequest& request, const char* name) {
 
 }  // namespace
 
-Result<std::unique_ptr<AlertDesk>> AlertDesk::create(const Config& config, const Clock& clock, Logger& log,
-                                                     Actions actions) {
+Result<std::unique_ptr<AlertDesk>> AlertDesk::create(const Config& config, const Clock& clock,
+                                                     Logger& log, Actions actions) {
     auto rules = rules_from(config);
     EVAC_TRY(rules);
     std::string secret;
@@ -64,7 +72,8 @@ Result<std::unique_ptr<AlertDesk>> AlertDesk::create(const Config& config, const
         secret = std::move(*loaded);
     }
     std::unique_ptr<AlertDesk> desk(new AlertDesk(clock, log, std::move(actions), std::move(*rules),
-                                                  config.site.state_dir + "/alerts.jsonl", std::move(secret)));
+                                                  config.site.state_dir + "/alerts.jsonl",
+                                                  std::move(secret)));
     EVAC_TRY(desk->load());
     return desk;
 }
@@ -75,12 +84,15 @@ Status AlertDesk::load() {
     while (std::getline(file, line)) {
         const Json record = Json::parse(line, nullptr, false);
         if (!record.is_object()) continue;
-        Entry entry{record.value("unix_ms", int64_t{0}), record.value("telegram", ""), record.value("event", ""),
-                    record.value("title", ""),           record.value("reality", ""),  record.value("action", ""),
+        Entry entry{record.value("unix_ms", int64_t{0}), record.value("telegram", ""),
+                    record.value("event", ""),           record.value("title", ""),
+                    record.value("reality", ""),         record.value("action", ""),
                     record.value("reason", "")};
         engine_.remember(entry.telegram);
-        for (const auto action : {alert::Action::arm, alert::Action::evacuate, alert::Action::cancel}) {
-            if (entry.action == alert::to_string(action)) engine_.remember_action(entry.event_id, action);
+        for (const auto action :
+             {alert::Action::arm, alert::Action::evacuate, alert::Action::cancel}) {
+            if (entry.action == alert::to_string(action))
+                engine_.remember_action(entry.event_id, action);
         }
         if (entries_.size() == kEntriesMax) entries_.pop_front();
         entries_.push_back(std::move(entry));
@@ -93,14 +105,17 @@ Status AlertDesk::record(const Entry& entry) {
     if (entries_.size() == kEntriesMax) entries_.pop_front();
     entries_.push_back(entry);
     std::string text;
-    for (const auto& e : entries_) text += to_json(e).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+    for (const auto& e : entries_)
+        text += to_json(e).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
     return write_file_durably(path_, text);
 }
 
 api::HttpResponse AlertDesk::serve(const api::HttpRequest& request) {
-    if (request.path != "/v1/alerts") return answer(404, {{"error", "path: /v1/alerts is accepted"}});
+    if (request.path != "/v1/alerts")
+        return answer(404, {{"error", "path: /v1/alerts is accepted"}});
     if (request.method != "POST") return answer(405, {{"error", "method: POST is accepted"}});
-    const alert::WebhookHeaders headers{header(request, "webhook-id"), header(request, "webhook-timestamp"),
+    const alert::WebhookHeaders headers{header(request, "webhook-id"),
+                                        header(request, "webhook-timestamp"),
                                         header(request, "webhook-signature")};
     const int64_t now_s = clock_.wall_unix_ms() / 1000;
     const Status verified = alert::verify_webhook(headers, request.body, secret_, now_s);
@@ -114,7 +129,8 @@ api::HttpResponse AlertDesk::serve(const api::HttpRequest& request) {
         return answer(400, {{"error", parsed.error().context}});
     }
     const alert::Decision decision = engine_.decide(*parsed, now_s);
-    if (decision.duplicate) return answer(200, {{"action", "none"}, {"event", decision.event_id}, {"duplicate", true}});
+    if (decision.duplicate)
+        return answer(200, {{"action", "none"}, {"event", decision.event_id}, {"duplicate", true}});
     Entry entry{clock_.wall_unix_ms(),
                 parsed->telegram,
                 decision.event_id,
@@ -123,13 +139,16 @@ api::HttpResponse AlertDesk::serve(const api::HttpRequest& request) {
                 alert::to_string(decision.action),
                 decision.reason};
     const Status recorded = record(entry);
-    // An alert that cannot be recorded is acted on all the same: the disk may be the first thing that the earthquake
-    // took, and the journal of the handovers refuses by itself where it must.
+    // An alert that cannot be recorded is acted on all the same: the disk may be the first thing
+    // that the earthquake took, and the journal of the handovers refuses by itself where it must.
     if (!recorded.ok()) log_.error("alert record: " + recorded.error().message());
     log_.warning("alert " + decision.event_id + ": " + entry.action + ": " + decision.reason);
     const Status acted = act(decision);
     if (!acted.ok()) log_.error("alert " + decision.event_id + ": " + acted.error().message());
-    Json body{{"action", entry.action}, {"event", decision.event_id}, {"reason", decision.reason}, {"duplicate", false}};
+    Json body{{"action", entry.action},
+              {"event", decision.event_id},
+              {"reason", decision.reason},
+              {"duplicate", false}};
     if (!acted.ok()) body["error"] = acted.error().message();
     return answer(202, body);
 }
@@ -137,23 +156,29 @@ api::HttpResponse AlertDesk::serve(const api::HttpRequest& request) {
 Status AlertDesk::act(const alert::Decision& decision) {
     switch (decision.action) {
         case alert::Action::none:
-        case alert::Action::exercise: return {};
-        case alert::Action::arm: return actions_.arm(decision.event_id, decision.reason);
-        case alert::Action::evacuate: return actions_.evacuate(decision.event_id, decision.reason);
-        case alert::Action::cancel: return actions_.cancel(decision.event_id);
+        case alert::Action::exercise:
+            return {};
+        case alert::Action::arm:
+            return actions_.arm(decision.event_id, decision.reason);
+        case alert::Action::evacuate:
+            return actions_.evacuate(decision.event_id, decision.reason);
+        case alert::Action::cancel:
+            return actions_.cancel(decision.event_id);
     }
     return {};
 }
 
 Result<std::string> AlertDesk::self_test() {
     const std::string id = "test-" + random_hex(8);
-    const Json body{{"version", 1}, {"id", id}, {"event", id}, {"status", "test"}, {"kind", "alert"},
-                    {"title", "connectivity test of this gateway"}};
+    const Json body{{"version", 1},    {"id", id},
+                    {"event", id},     {"status", "test"},
+                    {"kind", "alert"}, {"title", "connectivity test of this gateway"}};
     auto parsed = alert::parse_alert("application/json", body.dump());
     EVAC_TRY(parsed);
     const auto decision = engine_.decide(*parsed, clock_.wall_unix_ms() / 1000);
     if (decision.action != alert::Action::none) {
-        return make_error(Errc::internal, std::string("a test alert led to ") + alert::to_string(decision.action));
+        return make_error(Errc::internal,
+                          std::string("a test alert led to ") + alert::to_string(decision.action));
     }
     return std::string("parsed and judged: no action, as it must be (") + decision.reason + ")";
 }

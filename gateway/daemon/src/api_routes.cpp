@@ -19,18 +19,30 @@ using api::HttpResponse;
 constexpr size_t kEchoMax = 80;  // of a refused value, in messages
 
 HttpResponse json_response(int status, const Json& body) {
-    return {status, body.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n", "application/json", {}};
+    return {status,
+            body.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n",
+            "application/json",
+            {}};
 }
 
 HttpResponse error_response(const Error& error) {
     int status = 500;
     switch (error.code) {
-        case Errc::invalid_argument: status = 400; break;
-        case Errc::not_found: status = 404; break;
+        case Errc::invalid_argument:
+            status = 400;
+            break;
+        case Errc::not_found:
+            status = 404;
+            break;
         case Errc::already_exists:
-        case Errc::refused: status = 409; break;
-        case Errc::unavailable: status = 503; break;
-        default: break;
+        case Errc::refused:
+            status = 409;
+            break;
+        case Errc::unavailable:
+            status = 503;
+            break;
+        default:
+            break;
     }
     return json_response(status, {{"error", error.context}, {"code", to_string(error.code)}});
 }
@@ -53,7 +65,9 @@ class Fields {
     std::string text(const char* name, const std::string& fallback) {
         return take<std::string>(name, fallback, &Json::is_string, "a text");
     }
-    bool flag(const char* name) { return take<bool>(name, false, &Json::is_boolean, "true or false"); }
+    bool flag(const char* name) {
+        return take<bool>(name, false, &Json::is_boolean, "true or false");
+    }
     double number(const char* name, double fallback, double low, double high) {
         const double value = take<double>(name, fallback, &Json::is_number, "a number");
         if (!std::isfinite(value) || value < low || value > high) {
@@ -83,7 +97,8 @@ class Fields {
     template <class T>
     T take(const char* name, T fallback, bool (Json::*is)() const noexcept, const char* accepted) {
         if (!body_.is_object() || !body_.contains(name)) return fallback;
-        // Moved, never copied: copying recurses, and a hostile body may be nested hundreds of thousands deep.
+        // Moved, never copied: copying recurses, and a hostile body may be nested hundreds of
+        // thousands deep.
         Json value = std::move(body_[name]);
         body_.erase(name);
         if ((value.*is)()) {
@@ -132,7 +147,8 @@ HttpResponse add_vm(App& app, const HttpRequest& r) {
     return json_response(202, vm_json(app, *app.home().find(*id)));
 }
 
-// What an operator may decide where the state machine must not: each can leave two copies running if he is wrong.
+// What an operator may decide where the state machine must not: each can leave two copies running
+// if he is wrong.
 struct ForcedAct {
     const char* name;
     bool at_home;
@@ -141,15 +157,31 @@ struct ForcedAct {
     const char* meaning;
 };
 constexpr ForcedAct kForcedActs[] = {
-    {"run", false, {}, evacuation::AwayEventKind::force_run,
-     "runs its sealed copy here, or the last recovery point; right only if its home is gone for good"},
-    {"give-back", false, {}, evacuation::AwayEventKind::force_give_back,
+    {"run",
+     false,
+     {},
+     evacuation::AwayEventKind::force_run,
+     "runs its sealed copy here, or the last recovery point; right only if its home is gone for "
+     "good"},
+    {"give-back",
+     false,
+     {},
+     evacuation::AwayEventKind::force_give_back,
      "lets its home run it again; right only if it does not run here"},
-    {"release", false, {}, evacuation::AwayEventKind::force_release,
+    {"release",
+     false,
+     {},
+     evacuation::AwayEventKind::force_release,
      "ends the waiting for its home, which is gone for good; it is this site's own then"},
-    {"resume", true, evacuation::HomeEventKind::force_resume, {},
+    {"resume",
+     true,
+     evacuation::HomeEventKind::force_resume,
+     {},
      "runs it here again; right only if it does not run at the peer and never will"},
-    {"yield", true, evacuation::HomeEventKind::force_yield, {},
+    {"yield",
+     true,
+     evacuation::HomeEventKind::force_yield,
+     {},
      "destroys the copy here; right only if the peer's is to stay"},
 };
 
@@ -174,19 +206,22 @@ HttpResponse force_vm(App& app, const HttpRequest& r, const std::string& name) {
     const auto* act = std::find_if(std::begin(kForcedActs), std::end(kForcedActs),
                                    [&](const ForcedAct& a) { return action == a.name; });
     if (act == std::end(kForcedActs)) {
-        return error_response(make_error(Errc::invalid_argument, "action: '" + action.substr(0, kEchoMax) +
-                                                                     "' is refused; accepted: run, give-back, release "
-                                                                     "(away), resume, yield (home)"));
+        return error_response(make_error(Errc::invalid_argument,
+                                         "action: '" + action.substr(0, kEchoMax) +
+                                             "' is refused; accepted: run, give-back, release "
+                                             "(away), resume, yield (home)"));
     }
     const HomeVm* vm = act->at_home ? app.home().find(name) : nullptr;
     const AwayVm* staged = act->at_home ? nullptr : app.away().find(name);
     if (vm == nullptr && staged == nullptr) {
-        return error_response(make_error(Errc::not_found, "vm '" + name + "' is not " +
-                                                              (act->at_home ? "enrolled" : "staged") + " here"));
+        return error_response(make_error(
+            Errc::not_found,
+            "vm '" + name + "' is not " + (act->at_home ? "enrolled" : "staged") + " here"));
     }
     if (confirm != name) {
-        std::string text = std::string("confirm: '") + confirm.substr(0, kEchoMax) + "' is refused; accepted: the VM's name. '" +
-                           action + "' " + act->meaning;
+        std::string text = std::string("confirm: '") + confirm.substr(0, kEchoMax) +
+                           "' is refused; accepted: the VM's name. '" + action + "' " +
+                           act->meaning;
         if (staged != nullptr && staged->point_unix_ms != 0) {
             const int64_t age_s = (app.clock().wall_unix_ms() - staged->point_unix_ms) / 1000;
             text += "; its last recovery point is " + std::to_string(age_s) + " s old";
@@ -194,10 +229,13 @@ HttpResponse force_vm(App& app, const HttpRequest& r, const std::string& name) {
         if (app.peer_connected()) text += "; THE OTHER SITE IS CONNECTED NOW";
         return error_response(make_error(Errc::invalid_argument, text));
     }
-    if (staged != nullptr && act->away == evacuation::AwayEventKind::force_run && raw(staged->sealed) == 0) {
-        return error_response(make_error(Errc::refused, "vm '" + name + "' has no recovery point here"));
+    if (staged != nullptr && act->away == evacuation::AwayEventKind::force_run &&
+        raw(staged->sealed) == 0) {
+        return error_response(
+            make_error(Errc::refused, "vm '" + name + "' has no recovery point here"));
     }
-    if (act->at_home) return forced<evacuation::HomeEvent>(app, vm->id, act->home, app.coordinator());
+    if (act->at_home)
+        return forced<evacuation::HomeEvent>(app, vm->id, act->home, app.coordinator());
     return forced<evacuation::AwayEvent>(app, staged->id, act->away, app.desk());
 }
 
@@ -208,20 +246,25 @@ HttpResponse vm_route(App& app, const HttpRequest& r, const std::string& rest) {
     if (verb == "force" && r.method == "POST") return force_vm(app, r, name);
     if (verb == "release" && r.method == "POST") {
         AwayVm* staged = app.away().find(name);
-        if (staged == nullptr) return error_response(make_error(Errc::not_found, "vm '" + name + "' is not staged here"));
+        if (staged == nullptr)
+            return error_response(
+                make_error(Errc::not_found, "vm '" + name + "' is not staged here"));
         evacuation::AwayEvent event;
         event.kind = evacuation::AwayEventKind::release_hold;
-        if (const auto* handover = app.desk().find(staged->id)) event.handover = handover->record().handover;
+        if (const auto* handover = app.desk().find(staged->id))
+            event.handover = handover->record().handover;
         auto acts = app.desk().handle(staged->id, event, app.now());
         if (!acts.ok()) return error_response(acts.error());
         app.execute(std::move(acts));
         return json_response(202, Json::object());
     }
     HomeVm* vm = app.home().find(name);
-    if (vm == nullptr) return error_response(make_error(Errc::not_found, "vm '" + name + "' is not enrolled"));
+    if (vm == nullptr)
+        return error_response(make_error(Errc::not_found, "vm '" + name + "' is not enrolled"));
     if (verb.empty() && r.method == "GET") return json_response(200, vm_json(app, *vm));
     if (verb.empty() && r.method == "DELETE") return status_response(app.home().remove(name));
-    return json_response(405, {{"error", "method: GET, DELETE, or POST .../release or .../force are accepted"}});
+    return json_response(
+        405, {{"error", "method: GET, DELETE, or POST .../release or .../force are accepted"}});
 }
 
 HttpResponse evacuate(App& app, const HttpRequest& r) {
@@ -241,7 +284,9 @@ HttpResponse evacuate(App& app, const HttpRequest& r) {
 HttpResponse plan(App& app) {
     auto plan = app.plan_now({});
     if (!plan.ok()) return error_response(plan.error());
-    return json_response(200, {{"plan", Json::parse(plan->json())}, {"table", plan->table()}, {"feasible", plan->feasible()}});
+    return json_response(200, {{"plan", Json::parse(plan->json())},
+                               {"table", plan->table()},
+                               {"feasible", plan->feasible()}});
 }
 
 }  // namespace
@@ -260,13 +305,18 @@ HttpResponse serve_api(App& app, const HttpRequest& r) {
     if (path.rfind("/v1/vms/", 0) == 0) return vm_route(app, r, path.substr(8));
     if (path == "/v1/evacuation" && get) return json_response(200, evacuation_json(app));
     if (path == "/v1/evacuation" && post) return evacuate(app, r);
-    if (path == "/v1/evacuation" && r.method == "DELETE") return status_response(app.cancel_evacuation(""));
+    if (path == "/v1/evacuation" && r.method == "DELETE")
+        return status_response(app.cancel_evacuation(""));
     if (path == "/v1/doctor" && get) return json_response(200, doctor_json(app));
     if (path == "/v1/alerts" && get) {
         Json list = Json::array();
         for (const auto& e : app.alerts().entries()) {
-            list.push_back({{"unix_ms", e.unix_ms}, {"event", e.event_id}, {"title", e.title}, {"reality", e.reality},
-                            {"action", e.action}, {"reason", e.reason}});
+            list.push_back({{"unix_ms", e.unix_ms},
+                            {"event", e.event_id},
+                            {"title", e.title},
+                            {"reality", e.reality},
+                            {"action", e.action},
+                            {"reason", e.reason}});
         }
         return json_response(200, list);
     }
@@ -275,7 +325,8 @@ HttpResponse serve_api(App& app, const HttpRequest& r) {
         if (!tested.ok()) return error_response(tested.error());
         return json_response(200, {{"result", *tested}});
     }
-    return json_response(404, {{"error", "path: '" + path + "' with " + r.method + " is not known"}});
+    return json_response(404,
+                         {{"error", "path: '" + path + "' with " + r.method + " is not known"}});
 }
 
 }  // namespace evac::daemon

@@ -24,14 +24,18 @@ constexpr size_t kLandingWorkers = 2;
 constexpr uint64_t kTickNs = 100 * kNsPerMs;
 constexpr uint64_t kTickBusyNs = 5 * kNsPerMs;  // while an evacuation runs
 constexpr uint64_t kHeartbeatNs = 500 * kNsPerMs;
-constexpr uint64_t kPursuitNs = kNsPerSecond;   // looks whether more VMs can follow a standing order
+constexpr uint64_t kPursuitNs = kNsPerSecond;  // looks whether more VMs can follow a standing order
 constexpr uint64_t kIndexFlushNs = kNsPerSecond;
 
-ByteSpan secret_bytes(const std::string& secret) { return as_byte_span(secret); }
+ByteSpan secret_bytes(const std::string& secret) {
+    return as_byte_span(secret);
+}
 
 }  // namespace
 
-App::~App() { stop_threads(); }
+App::~App() {
+    stop_threads();
+}
 
 Result<std::unique_ptr<App>> App::create(Config config, Logger& log, prestage::StreamGuard* guard) {
     std::unique_ptr<App> app(new App(std::move(config), log, guard));
@@ -56,7 +60,8 @@ Status App::open_state() {
     EVAC_TRY(journal);
     journal_ = std::make_unique<evacuation::Journal>(std::move(*journal));
     if (journal_->opened().torn_bytes != 0) {
-        log_.warning("the handover journal had a torn end of " + std::to_string(journal_->opened().torn_bytes) + " bytes");
+        log_.warning("the handover journal had a torn end of " +
+                     std::to_string(journal_->opened().torn_bytes) + " bytes");
     }
     order_ = std::make_unique<StandingOrder>(config_.site.state_dir + "/standing-order.json");
     const Status ordered = order_->load();
@@ -72,7 +77,8 @@ Status App::open_state() {
 Status App::open_wan() {
     const auto& wan = config_.wan;
     auto local = wan_port::parse_udp_address(wan.local);
-    if (!local.ok()) return make_error(Errc::invalid_argument, "wan.local: " + local.error().context);
+    if (!local.ok())
+        return make_error(Errc::invalid_argument, "wan.local: " + local.error().context);
     auto peer = wan_port::parse_udp_address(wan.peer);
     if (!peer.ok()) return make_error(Errc::invalid_argument, "wan.peer: " + peer.error().context);
     auto tls = wan::TlsContext::load({wan.cert, wan.key, wan.ca, config_.peer_site});
@@ -89,16 +95,19 @@ Status App::open_wan() {
         options.file_prefix = "evacgw-" + config_.site.name;
         if (!wan.gateway.empty()) {
             auto gateway = wan_port::parse_ipv4(wan.gateway);
-            if (!gateway.ok()) return make_error(Errc::invalid_argument, "wan.gateway: " + gateway.error().context);
+            if (!gateway.ok())
+                return make_error(Errc::invalid_argument,
+                                  "wan.gateway: " + gateway.error().context);
             options.gateway_ip = *gateway;
         }
         auto port = wan_dpdk::open_dpdk_port(options, clock_);
         EVAC_TRY(port);
         port_ = std::move(*port);
     } else {
-        return make_error(Errc::invalid_argument, "wan.port: \"" + wan.port +
-                                                      "\" is refused; accepted: \"dpdk:af_packet:INTERFACE\", "
-                                                      "\"dpdk:VDEV-OR-PCI-ADDRESS\", \"kernel\"");
+        return make_error(Errc::invalid_argument,
+                          "wan.port: \"" + wan.port +
+                              "\" is refused; accepted: \"dpdk:af_packet:INTERFACE\", "
+                              "\"dpdk:VDEV-OR-PCI-ADDRESS\", \"kernel\"");
     }
     port_name_ = port_->name();
     wan::TransportConfig transport;
@@ -124,45 +133,49 @@ Status App::open_stages() {
     reducer.zstd_level = config_.prestage.zstd_level;
     reducer.ceiling_bytes_per_s = config_.prestage.ceiling_mbit * 1e6 / 8;
     reducer.capture_lanes = kCaptureWorkers;
-    auto stage = ReducerStage::create(reducer, secret_bytes(secret_), *index_, *transport_, clock_, log_);
+    auto stage =
+        ReducerStage::create(reducer, secret_bytes(secret_), *index_, *transport_, clock_, log_);
     EVAC_TRY(stage);
     reducer_ = std::move(*stage);
-    auto ingest = IngestStage::create(secret_bytes(secret_), config_.staging.recovery_points, *transport_, *reducer_,
-                                      clock_, log_);
+    auto ingest = IngestStage::create(secret_bytes(secret_), config_.staging.recovery_points,
+                                      *transport_, *reducer_, clock_, log_);
     EVAC_TRY(ingest);
     ingest_ = std::move(*ingest);
     capture_workers_ = std::make_unique<WorkerPool>(kCaptureWorkers, "capture");
     landing_workers_ = std::make_unique<WorkerPool>(kLandingWorkers, "landing");
     auto run = [this](Result<evacuation::Acts> acts) { execute(std::move(acts)); };
     home_ = std::make_unique<HomeService>(
-        HomeService::Ports{config_, clock_, log_, *capture_workers_, *reducer_, *link_, *coordinator_, guard_, run},
+        HomeService::Ports{config_, clock_, log_, *capture_workers_, *reducer_, *link_,
+                           *coordinator_, guard_, run},
         dedup::fingerprint_seed(secret_bytes(secret_)));
-    away_ = std::make_unique<AwayService>(
-        AwayService::Ports{config_, clock_, log_, *landing_workers_, *ingest_, *link_, *desk_, run});
+    away_ = std::make_unique<AwayService>(AwayService::Ports{
+        config_, clock_, log_, *landing_workers_, *ingest_, *link_, *desk_, run});
     EVAC_TRY(home_->load());
     return away_->load();
 }
 
 Status App::open_surfaces() {
-    auto alerts = AlertDesk::create(config_, clock_, log_,
-                                    {[this](const std::string& id, const std::string& why) { return arm(id, why); },
-                                     [this](const std::string& id, const std::string& why) {
-                                         EvacuateRequest request;
-                                         request.event_id = id;
-                                         request.reason = why;
-                                         return evacuate(request);
-                                     },
-                                     [this](const std::string& id) { return cancel_evacuation(id); }});
+    auto alerts = AlertDesk::create(
+        config_, clock_, log_,
+        {[this](const std::string& id, const std::string& why) { return arm(id, why); },
+         [this](const std::string& id, const std::string& why) {
+             EvacuateRequest request;
+             request.event_id = id;
+             request.reason = why;
+             return evacuate(request);
+         },
+         [this](const std::string& id) { return cancel_evacuation(id); }});
     EVAC_TRY(alerts);
     alerts_ = std::move(*alerts);
-    auto api = api::HttpServer::listen_unix(config_.api_socket,
-                                            [this](const api::HttpRequest& r) { return serve_api(*this, r); });
+    auto api = api::HttpServer::listen_unix(
+        config_.api_socket, [this](const api::HttpRequest& r) { return serve_api(*this, r); });
     EVAC_TRY(api);
     api_ = std::move(*api);
     if (!config_.webhook.enabled) return {};
     const auto& hook = config_.webhook;
-    auto webhook = api::HttpServer::listen_tls(hook.listen, {hook.cert, hook.key, hook.client_ca},
-                                               [this](const api::HttpRequest& r) { return alerts_->serve(r); });
+    auto webhook = api::HttpServer::listen_tls(
+        hook.listen, {hook.cert, hook.key, hook.client_ca},
+        [this](const api::HttpRequest& r) { return alerts_->serve(r); });
     EVAC_TRY(webhook);
     webhook_ = std::move(*webhook);
     return {};
@@ -182,7 +195,8 @@ void App::start_threads() {
         }
     });
     static constexpr std::array<const char*, 4> kNames{"packet", "reducer", "ingest", "index"};
-    for (size_t i = 0; i < threads_.size(); ++i) ::pthread_setname_np(threads_[i].native_handle(), kNames[i]);
+    for (size_t i = 0; i < threads_.size(); ++i)
+        ::pthread_setname_np(threads_[i].native_handle(), kNames[i]);
 }
 
 void App::stop_threads() {
@@ -206,8 +220,8 @@ int App::run() {
     ::sigaddset(&signals, SIGINT);
     const UniqueFd signal_fd(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
     start_threads();
-    log_.info("site " + config_.site.name + " is up: peer " + config_.peer_site + " at " + config_.wan.peer + " over " +
-              port_name_);
+    log_.info("site " + config_.site.name + " is up: peer " + config_.peer_site + " at " +
+              config_.wan.peer + " over " + port_name_);
     bool ready_told = false;
     while (!failed_) {
         loop_once();
@@ -216,7 +230,8 @@ int App::run() {
             ready_told = true;
         }
         signalfd_siginfo info{};
-        if (::read(signal_fd.get(), &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) break;
+        if (::read(signal_fd.get(), &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info)))
+            break;
     }
     ::sd_notify(0, "STOPPING=1");
     log_.info(failed_ ? "stopping: the handover journal cannot be written" : "stopping");
@@ -225,7 +240,8 @@ int App::run() {
 }
 
 void App::loop_once() {
-    const uint64_t tick_ns = coordinator_->stage() == evacuation::Stage::evacuating ? kTickBusyNs : kTickNs;
+    const uint64_t tick_ns =
+        coordinator_->stage() == evacuation::Stage::evacuating ? kTickBusyNs : kTickNs;
     int timeout_ms = static_cast<int>(tick_ns / kNsPerMs);
     for (const auto* server : {api_.get(), webhook_.get()}) {
         const int wanted_ms = server == nullptr ? -1 : server->timeout_ms();
@@ -233,9 +249,9 @@ void App::loop_once() {
     }
     std::array<pollfd, 8> waiters{};
     nfds_t count = 0;
-    for (const int fd : {api_->wait_fd(), webhook_ ? webhook_->wait_fd() : -1, transport_->control_fd(),
-                         reducer_->events_fd(), ingest_->events_fd(), capture_workers_->completions_fd(),
-                         landing_workers_->completions_fd()}) {
+    for (const int fd : {api_->wait_fd(), webhook_ ? webhook_->wait_fd() : -1,
+                         transport_->control_fd(), reducer_->events_fd(), ingest_->events_fd(),
+                         capture_workers_->completions_fd(), landing_workers_->completions_fd()}) {
         if (fd >= 0) waiters[count++] = {fd, POLLIN, 0};
     }
     ::poll(waiters.data(), count, timeout_ms);
@@ -264,9 +280,11 @@ void App::tick() {
     execute(coordinator_->tick(now()));
     execute(desk_->tick(now()));
     if (coordinator_->stage() == evacuation::Stage::evacuating) {
-        // The next guest is stopped only when the link would run dry otherwise: less than lookahead_ms of it is left.
+        // The next guest is stopped only when the link would run dry otherwise: less than
+        // lookahead_ms of it is left.
         const double bytes_per_ms = std::max(goodput_mbit_, 1.0) * 1e6 / 8 / 1000;
-        if (static_cast<double>(reducer_->final_bytes_waiting()) < bytes_per_ms * config_.evacuation.lookahead_ms) {
+        if (static_cast<double>(reducer_->final_bytes_waiting()) <
+            bytes_per_ms * config_.evacuation.lookahead_ms) {
             execute(coordinator_->advance(reducer_->final_bytes_waiting(), now()));
         }
         meter_.wire_bytes_after = transport_->stats().bytes_sent;
@@ -277,13 +295,16 @@ void App::tick() {
         last_heartbeat_ns_ = now_ns;
         send_heartbeat();
     }
-    const double rate_mbit = static_cast<double>(transport_->stats().delivery_rate_bits_per_s) / 1e6;
-    // Rises at once, forgets half in about ten minutes: a link that was idle has not become slower by that.
+    const double rate_mbit =
+        static_cast<double>(transport_->stats().delivery_rate_bits_per_s) / 1e6;
+    // Rises at once, forgets half in about ten minutes: a link that was idle has not become slower
+    // by that.
     goodput_mbit_ = std::max(rate_mbit, goodput_mbit_ * 0.99988);
     notify_systemd();
 }
 
-// Tells the peer that we live, and whether an evacuation is expected or under way: its landings are then started ahead.
+// Tells the peer that we live, and whether an evacuation is expected or under way: its landings are
+// then started ahead.
 void App::send_heartbeat() {
     const auto stage = coordinator_->stage();
     const bool armed = stage == evacuation::Stage::armed || stage == evacuation::Stage::evacuating;
@@ -356,7 +377,8 @@ void App::begin_session(wan::SessionId session) {
     log_.info("session with " + config_.peer_site + " is up");
     reducer_->command(to_reducer::NewSession{session});
     ingest_->command(to_ingest::NewSession{session});
-    link_->send(protocol::Hello{protocol::kProtocolVersion, config_.site.name, boot_id_, clock_.wall_unix_ms()});
+    link_->send(protocol::Hello{protocol::kProtocolVersion, config_.site.name, boot_id_,
+                                clock_.wall_unix_ms()});
 }
 
 void App::take_control_message(const Bytes& bytes) {
@@ -367,9 +389,9 @@ void App::take_control_message(const Bytes& bytes) {
     }
     if (auto* hello = std::get_if<protocol::Hello>(&*message)) {
         if (hello->version != protocol::kProtocolVersion || hello->site != config_.peer_site) {
-            log_.error("the peer is '" + hello->site + "' with protocol " + std::to_string(hello->version) +
-                       "; accepted: '" + config_.peer_site + "' with protocol " +
-                       std::to_string(protocol::kProtocolVersion));
+            log_.error("the peer is '" + hello->site + "' with protocol " +
+                       std::to_string(hello->version) + "; accepted: '" + config_.peer_site +
+                       "' with protocol " + std::to_string(protocol::kProtocolVersion));
             return;
         }
         peer_known_ = true;
@@ -383,15 +405,23 @@ void App::take_control_message(const Bytes& bytes) {
     if (!peer_known_) return;
     coordinator_->away_heard(now());
     desk_->home_heard(now());
-    if (auto* enrol = std::get_if<protocol::Enrol>(&*message)) return away_->on_enrol(std::move(*enrol));
-    if (auto* result = std::get_if<protocol::EnrolResult>(&*message)) return home_->on_enrol_result(*result);
-    if (auto* ask = std::get_if<protocol::FingerprintsRequest>(&*message)) return away_->on_fingerprints_request(*ask);
-    if (auto* ack = std::get_if<protocol::BatchAck>(&*message)) return home_->on_batch_ack(std::move(*ack));
+    if (auto* enrol = std::get_if<protocol::Enrol>(&*message))
+        return away_->on_enrol(std::move(*enrol));
+    if (auto* result = std::get_if<protocol::EnrolResult>(&*message))
+        return home_->on_enrol_result(*result);
+    if (auto* ask = std::get_if<protocol::FingerprintsRequest>(&*message))
+        return away_->on_fingerprints_request(*ask);
+    if (auto* ack = std::get_if<protocol::BatchAck>(&*message))
+        return home_->on_batch_ack(std::move(*ack));
     if (auto* nak = std::get_if<protocol::Nak>(&*message)) return home_->on_nak(std::move(*nak));
-    if (auto* sealed = std::get_if<protocol::SealResult>(&*message)) return home_->on_seal_result(*sealed);
-    if (auto* handover = std::get_if<protocol::Handover>(&*message)) return take_handover(handover->payload);
-    if (auto* beat = std::get_if<protocol::Heartbeat>(&*message)) return away_->on_peer_armed(beat->armed);
-    if (auto* forget = std::get_if<protocol::Forget>(&*message)) return away_->on_forget(forget->vm);
+    if (auto* sealed = std::get_if<protocol::SealResult>(&*message))
+        return home_->on_seal_result(*sealed);
+    if (auto* handover = std::get_if<protocol::Handover>(&*message))
+        return take_handover(handover->payload);
+    if (auto* beat = std::get_if<protocol::Heartbeat>(&*message))
+        return away_->on_peer_armed(beat->armed);
+    if (auto* forget = std::get_if<protocol::Forget>(&*message))
+        return away_->on_forget(forget->vm);
 }
 
 void App::take_handover(const Bytes& payload) {
@@ -425,9 +455,9 @@ void App::take_ingest_events() {
         } else if (auto* sealed = std::get_if<from_ingest::Sealed>(&*event)) {
             away_->on_ingest_event(*event);
             if (sealed->handover == 0) {
-                link_->send(protocol::SealResult{sealed->vm, sealed->epoch, sealed->status.ok(),
-                                                 sealed->status.ok() ? "" : sealed->status.error().message(),
-                                                 sealed->apply_ns});
+                link_->send(protocol::SealResult{
+                    sealed->vm, sealed->epoch, sealed->status.ok(),
+                    sealed->status.ok() ? "" : sealed->status.error().message(), sealed->apply_ns});
                 continue;
             }
             evacuation::AwayEvent about;

@@ -1,5 +1,6 @@
 #pragma once
-// The daemon: makes the threads and joins the parts. Everything here runs on the control thread unless it says otherwise.
+// The daemon: makes the threads and joins the parts. Everything here runs on the control thread
+// unless it says otherwise.
 //
 //   control (this)   HTTP API, webhook, state machines, timers
 //   packet           wan::Transport::run
@@ -49,7 +50,8 @@ struct EvacuationMeter {
 class App {
   public:
     // `guard` outlives the app.
-    static Result<std::unique_ptr<App>> create(Config config, Logger& log, prestage::StreamGuard* guard);
+    static Result<std::unique_ptr<App>> create(Config config, Logger& log,
+                                               prestage::StreamGuard* guard);
     ~App();
 
     // Until SIGTERM or SIGINT; the exit code.
@@ -71,10 +73,12 @@ class App {
 
     Result<planner::PlanOutput> plan_now(const planner::PlanOptions& options);
     planner::Inventory inventory() const;
-    // Named VMs, a planned move, a held one: now or not at all. All VMs: the order stands (standing_order.hpp), and ok means
-    // that; waits_for() says why nothing moves yet.
+    // Named VMs, a planned move, a held one: now or not at all. All VMs: the order stands
+    // (standing_order.hpp), and ok means that; waits_for() says why nothing moves yet.
     Status evacuate(const EvacuateRequest& request);
-    const Order* standing_order() const { return order_ ? order_->at(clock_.wall_unix_ms()) : nullptr; }
+    const Order* standing_order() const {
+        return order_ ? order_->at(clock_.wall_unix_ms()) : nullptr;
+    }
     const std::string& waits_for() const { return waits_for_; }
     Status arm(const std::string& event_id, const std::string& reason);
     Status cancel_evacuation(const std::string& event_id);
@@ -139,9 +143,10 @@ class App {
     double goodput_mbit_ = 0;  // largest delivery rate seen lately
     EvacuationMeter meter_;
     std::unique_ptr<StandingOrder> order_;
-    std::string waits_for_;  // why the standing order moves nothing; empty = it does, or none stands
+    std::string
+        waits_for_;  // why the standing order moves nothing; empty = it does, or none stands
     uint64_t last_pursuit_ns_ = 0;
-    bool failed_ = false;      // the journal cannot be written: stop
+    bool failed_ = false;  // the journal cannot be written: stop
 
     std::vector<std::jthread> threads_;
 };

@@ -7,9 +7,9 @@
 namespace evac::daemon {
 namespace {
 
-constexpr int64_t kReturnedPauseMs = 10'000;    // before a VM that came back gets new turns
-constexpr double kSwitchoverBaseMs = 150;       // loading device state and cont, on a loaded host
-constexpr double kPassShare = 0.4;              // of a live round: what a pass over a stopped guest takes
+constexpr int64_t kReturnedPauseMs = 10'000;  // before a VM that came back gets new turns
+constexpr double kSwitchoverBaseMs = 150;     // loading device state and cont, on a loaded host
+constexpr double kPassShare = 0.4;  // of a live round: what a pass over a stopped guest takes
 
 }  // namespace
 
@@ -32,13 +32,16 @@ Status App::evacuate(const EvacuateRequest& request) {
     const bool everything = request.vms.empty() && !request.planned && !request.hold_landing;
     if (!everything) return begin_evacuation(request);
     if (request.event_id.empty() || request.event_id.size() > evacuation::kTextMax) {
-        return make_error(Errc::invalid_argument, "event: " + std::to_string(request.event_id.size()) +
-                                                      " bytes are refused; accepted: 1 to " +
-                                                      std::to_string(evacuation::kTextMax));
+        return make_error(Errc::invalid_argument,
+                          "event: " + std::to_string(request.event_id.size()) +
+                              " bytes are refused; accepted: 1 to " +
+                              std::to_string(evacuation::kTextMax));
     }
-    if (home_->vms().empty()) return make_error(Errc::refused, "no VM is enrolled: there is nothing that could be moved");
+    if (home_->vms().empty())
+        return make_error(Errc::refused, "no VM is enrolled: there is nothing that could be moved");
     const auto stands_ms = static_cast<int64_t>(config_.evacuation.standing_s * 1000);
-    const Status given = order_->give({request.event_id, request.reason, clock_.wall_unix_ms() + stands_ms});
+    const Status given =
+        order_->give({request.event_id, request.reason, clock_.wall_unix_ms() + stands_ms});
     if (!given.ok()) log_.error("standing order: " + given.error().message());
     waits_for_.clear();
     pursue_order();
@@ -77,7 +80,8 @@ void App::pursue_order() {
         waits_for = "no VM is protected yet";
     }
     if (!waits_for.empty() && waits_for != waits_for_) {
-        log_.warning("the order to evacuate (" + order->event_id + ") stands, but waits: " + waits_for);
+        log_.warning("the order to evacuate (" + order->event_id +
+                     ") stands, but waits: " + waits_for);
     }
     waits_for_ = waits_for;
 }
@@ -94,20 +98,28 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
         if (vm == nullptr) return make_error(Errc::not_found, "vm '" + name + "' is not enrolled");
         if (home_->protected_now(*vm)) chosen.insert(vm->id);
     }
-    if (chosen.empty()) return make_error(Errc::refused, "no VM is protected: there is nothing that could be moved");
+    if (chosen.empty())
+        return make_error(Errc::refused,
+                          "no VM is protected: there is nothing that could be moved");
     if (!peer_connected()) return make_error(Errc::unavailable, "the peer is not connected");
     auto plan = plan_now({});
     EVAC_TRY(plan);
-    // Joining one that runs: its clock goes on, and all turns that have not begun are put in the new plan's order.
+    // Joining one that runs: its clock goes on, and all turns that have not begun are put in the
+    // new plan's order.
     const bool joins = coordinator_->joins(request.event_id);
     const double elapsed_s =
-        joins ? std::max(0.0, static_cast<double>(clock_.wall_unix_ms() - coordinator_->since_unix_ms()) / 1000) : 0;
+        joins
+            ? std::max(
+                  0.0,
+                  static_cast<double>(clock_.wall_unix_ms() - coordinator_->since_unix_ms()) / 1000)
+            : 0;
     evacuation::EvacuationRequest move;
     move.event_id = request.event_id;
     move.reason = request.reason;
     move.retry = request.retry;
-    move.options.policy = request.planned || !config_.evacuation.silence_may_run ? evacuation::Policy::planned
-                                                                                : evacuation::Policy::evacuation;
+    move.options.policy = request.planned || !config_.evacuation.silence_may_run
+                              ? evacuation::Policy::planned
+                              : evacuation::Policy::evacuation;
     move.options.silence_ms = static_cast<uint32_t>(config_.evacuation.silence_s * 1000);
     move.options.hold_landing = request.hold_landing;
     std::vector<evacuation::Turn> planned;
@@ -120,15 +132,17 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
                            static_cast<uint32_t>(outcome.downtime_ms)});
         if (chosen.count(vm->id) == 0) continue;
         move.order.push_back(planned.back());
-        vm->backlog_at_alert_bytes = static_cast<uint64_t>(entry.unstaged_mib * static_cast<double>(kMiB));
+        vm->backlog_at_alert_bytes =
+            static_cast<uint64_t>(entry.unstaged_mib * static_cast<double>(kMiB));
     }
     if (!joins) {
         meter_ = {};
         meter_.wire_bytes_before = transport_->stats().bytes_sent;
     }
     meter_.predicted_makespan_s = elapsed_s + plan->plan.evaluation.makespan_s;
-    log_.warning(std::string(joins ? "evacuation goes on: " : "evacuation begins: ") + request.reason + " (" +
-                 request.event_id + "), " + std::to_string(move.order.size()) + " VMs, predicted " +
+    log_.warning(std::string(joins ? "evacuation goes on: " : "evacuation begins: ") +
+                 request.reason + " (" + request.event_id + "), " +
+                 std::to_string(move.order.size()) + " VMs, predicted " +
                  std::to_string(meter_.predicted_makespan_s) + " s");
     auto acts = coordinator_->evacuate(move, now());
     EVAC_TRY(acts);

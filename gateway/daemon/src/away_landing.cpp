@@ -33,7 +33,8 @@ void AwayService::finish(VmId id) {
 
 void AwayService::answer(const Act& act, AwayEventKind kind, const std::string& text) {
     if (!text.empty()) ports_.log.warning("landing: " + text);
-    ports_.execute(ports_.desk.handle(act.vm, evacuation::answer(act, kind, text), evacuation::Now::of(ports_.clock)));
+    ports_.execute(ports_.desk.handle(act.vm, evacuation::answer(act, kind, text),
+                                      evacuation::Now::of(ports_.clock)));
 }
 
 void AwayService::execute(const Act& act) {
@@ -45,17 +46,21 @@ void AwayService::execute(const Act& act) {
     switch (act.kind) {
         case ActKind::prepare_landing:
             return with_vm(*vm, [this, act](AwayVm& idle) { act_prepare(act, idle); });
-        case ActKind::run_landing: return with_vm(*vm, [this, act](AwayVm& idle) { act_run(act, idle); });
-        case ActKind::cancel_landing: return with_vm(*vm, [this, act](AwayVm& idle) { act_cancel(act, idle); });
+        case ActKind::run_landing:
+            return with_vm(*vm, [this, act](AwayVm& idle) { act_run(act, idle); });
+        case ActKind::cancel_landing:
+            return with_vm(*vm, [this, act](AwayVm& idle) { act_cancel(act, idle); });
         case ActKind::adopt_vm: {
             vm->adopted = true;
             const Status saved = save(*vm);
-            if (!saved.ok()) ports_.log.error("record of vm " + vm->name + ": " + saved.error().message());
+            if (!saved.ok())
+                ports_.log.error("record of vm " + vm->name + ": " + saved.error().message());
             ports_.ingest.command(to_ingest::Close{vm->id});
             ports_.log.info("vm " + vm->name + " is this site's own now");
             return;
         }
-        default: ports_.log.error(std::string("away cannot do ") + evacuation::to_string(act.kind));
+        default:
+            ports_.log.error(std::string("away cannot do ") + evacuation::to_string(act.kind));
     }
 }
 
@@ -73,28 +78,31 @@ void AwayService::act_prepare(const Act& act, AwayVm& vm) {
         }
         vm.lander = *lander;
     }
-    ports_.workers.submit([this, id, act, lander = vm.lander, facts = vm.facts](size_t) -> Completion {
-        auto outcome = std::make_shared<std::string>();
-        const bool there = (lander->monitor() != nullptr && lander->run_state().ok()) || lander->attach().ok();
-        const Status ready = there ? Status() : lander->launch();
-        if (!ready.ok()) {
-            *outcome = ready.error().message();
-        } else {
-            auto text = differences(*lander, facts, ports_.clock, ports_.log);
-            *outcome = text.ok() ? *text : text.error().message();
-        }
-        return [this, id, act, outcome] {
-            if (outcome->empty()) {
-                answer(act, AwayEventKind::landing_prepared);
+    ports_.workers.submit(
+        [this, id, act, lander = vm.lander, facts = vm.facts](size_t) -> Completion {
+            auto outcome = std::make_shared<std::string>();
+            const bool there =
+                (lander->monitor() != nullptr && lander->run_state().ok()) || lander->attach().ok();
+            const Status ready = there ? Status() : lander->launch();
+            if (!ready.ok()) {
+                *outcome = ready.error().message();
             } else {
-                answer(act, AwayEventKind::landing_refused, *outcome);
+                auto text = differences(*lander, facts, ports_.clock, ports_.log);
+                *outcome = text.ok() ? *text : text.error().message();
             }
-            finish(id);
-        };
-    });
+            return [this, id, act, outcome] {
+                if (outcome->empty()) {
+                    answer(act, AwayEventKind::landing_prepared);
+                } else {
+                    answer(act, AwayEventKind::landing_refused, *outcome);
+                }
+                finish(id);
+            };
+        });
 }
 
-// The files become QEMU's before anything may write to them; then device state is fetched, loaded, and the guest runs.
+// The files become QEMU's before anything may write to them; then device state is fetched, loaded,
+// and the guest runs.
 void AwayService::act_run(const Act& act, AwayVm& vm) {
     const VmId id = vm.id;
     if (!vm.lander) {
@@ -120,13 +128,14 @@ void AwayService::act_run(const Act& act, AwayVm& vm) {
 
 void AwayService::fail_run(const Act& act, AwayVm& vm, const std::string& text) {
     const VmId id = vm.id;
-    ports_.workers.submit([this, id, act, text, lander = vm.lander, dir = dir_of(id)](size_t) -> Completion {
-        const LandingOutcome outcome = end_landing(lander.get(), dir, text);
-        return [this, id, act, outcome] {
-            answer(act, outcome.kind, outcome.text);
-            finish(id);
-        };
-    });
+    ports_.workers.submit(
+        [this, id, act, text, lander = vm.lander, dir = dir_of(id)](size_t) -> Completion {
+            const LandingOutcome outcome = end_landing(lander.get(), dir, text);
+            return [this, id, act, outcome] {
+                answer(act, outcome.kind, outcome.text);
+                finish(id);
+            };
+        });
 }
 
 void AwayService::load_and_run(const Act& act, AwayVm& vm, Bytes packed) {
@@ -143,13 +152,14 @@ void AwayService::load_and_run(const Act& act, AwayVm& vm, Bytes packed) {
     state->ram_section_id = blob->ram_section_id;
     state->prefix = std::move(blob->prefix);
     state->tail = std::move(blob->tail);
-    ports_.workers.submit([this, id, act, state, blocks, lander = vm.lander, dir = dir_of(id)](size_t) -> Completion {
-        const LandingOutcome outcome = land(*lander, dir, *state, blocks, act.paused);
-        return [this, id, act, outcome] {
-            answer(act, outcome.kind, outcome.text);
-            finish(id);
-        };
-    });
+    ports_.workers.submit(
+        [this, id, act, state, blocks, lander = vm.lander, dir = dir_of(id)](size_t) -> Completion {
+            const LandingOutcome outcome = land(*lander, dir, *state, blocks, act.paused);
+            return [this, id, act, outcome] {
+                answer(act, outcome.kind, outcome.text);
+                finish(id);
+            };
+        });
 }
 
 void AwayService::act_cancel(const Act& act, AwayVm& vm) {
@@ -165,15 +175,18 @@ void AwayService::act_cancel(const Act& act, AwayVm& vm) {
             AwayVm* found = find(id);
             if (found == nullptr) return;
             if (!status->ok()) {
-                // Still alive: it must not be forgotten. The act comes again with the next tick of the machine.
-                ports_.log.error("vm " + found->name + ": its landing cannot be ended: " + status->error().message());
+                // Still alive: it must not be forgotten. The act comes again with the next tick of
+                // the machine.
+                ports_.log.error("vm " + found->name +
+                                 ": its landing cannot be ended: " + status->error().message());
                 return finish(id);
             }
             found->lander.reset();
             std::error_code error;
             std::filesystem::remove(marker_of(dir_of(id)), error);
             found->on_landed = [this, act, id](const Status& unmarked) {
-                if (!unmarked.ok()) ports_.log.error("unmark a landing: " + unmarked.error().message());
+                if (!unmarked.ok())
+                    ports_.log.error("unmark a landing: " + unmarked.error().message());
                 answer(act, AwayEventKind::landing_cancelled);
                 finish(id);
             };

@@ -31,10 +31,12 @@ std::string AwayService::run_dir_of(const AwayVm& vm) const {
 Status AwayService::save(const AwayVm& vm) const {
     auto regions = nlohmann::json::array();
     for (const auto& region : vm.regions) {
-        regions.push_back({{"kind", static_cast<int>(region.kind)}, {"bytes", region.bytes}, {"name", region.name}});
+        regions.push_back({{"kind", static_cast<int>(region.kind)},
+                           {"bytes", region.bytes},
+                           {"name", region.name}});
     }
-    const nlohmann::json record{{"version", 1},       {"id", raw(vm.id)},   {"name", vm.name},
-                                {"uuid", vm.uuid},    {"facts", vm.facts},  {"argv", vm.argv},
+    const nlohmann::json record{{"version", 1},       {"id", raw(vm.id)},     {"name", vm.name},
+                                {"uuid", vm.uuid},    {"facts", vm.facts},    {"argv", vm.argv},
                                 {"regions", regions}, {"adopted", vm.adopted}};
     EVAC_TRY(make_dirs(dir_of(vm.id)));
     return write_file_durably(dir_of(vm.id) + "/enrol.json", record.dump(1) + "\n");
@@ -66,7 +68,8 @@ Status AwayService::load_one(const std::string& path) {
         vm->adopted = record.at("adopted").get<bool>();
         for (const auto& region : record.at("regions")) {
             vm->regions.push_back({static_cast<RegionKind>(region.at("kind").get<int>()),
-                                   region.at("bytes").get<uint64_t>(), region.at("name").get<std::string>()});
+                                   region.at("bytes").get<uint64_t>(),
+                                   region.at("name").get<std::string>()});
         }
         AwayVm& stored = *(vms_[vm->id] = std::move(vm));
         EVAC_TRY(ports_.desk.add_vm(stored.id));
@@ -150,7 +153,8 @@ void AwayService::open(AwayVm& vm) {
     command.ram_dir = ram_dir_of(vm.id);
     command.spec.name = vm.name;
     command.spec.vm = vm.id;
-    for (const auto& region : vm.regions) command.spec.regions.push_back({region.kind, region.name, region.bytes});
+    for (const auto& region : vm.regions)
+        command.spec.regions.push_back({region.kind, region.name, region.bytes});
     ports_.ingest.command(std::move(command));
 }
 
@@ -169,7 +173,8 @@ void AwayService::on_opened(from_ingest::Opened& event) {
     vm->point_unix_ms = event.point_unix_ms;
     if (!vm->answer_enrol) return;
     const auto* handover = ports_.desk.find(vm->id);
-    const bool in_handover = handover != nullptr && handover->state() != evacuation::State::protected_;
+    const bool in_handover =
+        handover != nullptr && handover->state() != evacuation::State::protected_;
     if (vm->tried || in_handover) return answer_enrol(*vm, true, {});
     try_landing(*vm);
 }
@@ -258,10 +263,13 @@ void AwayService::end_ahead(AwayVm& vm) {
     with_vm(vm, [this](AwayVm& idle) {
         const VmId id = idle.id;
         const auto* handover = ports_.desk.find(id);
-        if (!idle.lander || handover == nullptr || handover->state() != evacuation::State::protected_) return finish(id);
+        if (!idle.lander || handover == nullptr ||
+            handover->state() != evacuation::State::protected_)
+            return finish(id);
         ports_.workers.submit([this, id, lander = std::move(idle.lander)](size_t) -> Completion {
             const Status killed = lander->kill();
-            if (!killed.ok()) ports_.log.warning("a landing started ahead: " + killed.error().message());
+            if (!killed.ok())
+                ports_.log.warning("a landing started ahead: " + killed.error().message());
             return [this, id] { finish(id); };
         });
     });
@@ -272,7 +280,8 @@ void AwayService::on_forget(VmId id) {
     if (vm == nullptr) return;
     const Status removed = ports_.desk.remove_vm(id);
     if (!removed.ok() || vm->adopted || vm->busy) {
-        ports_.log.warning("vm " + vm->name + ": the peer forgets it, but it is in a handover or runs here; kept");
+        ports_.log.warning("vm " + vm->name +
+                           ": the peer forgets it, but it is in a handover or runs here; kept");
         return;
     }
     ports_.ingest.command(to_ingest::Forget{id});
@@ -293,7 +302,8 @@ void AwayService::on_ingest_event(from_ingest::Event& event) {
         if (vm != nullptr && vm->on_landed) std::exchange(vm->on_landed, nullptr)(landed->status);
     } else if (auto* state = std::get_if<from_ingest::State>(&event)) {
         AwayVm* vm = find(state->vm);
-        if (vm != nullptr && vm->on_state) std::exchange(vm->on_state, nullptr)(std::move(state->state));
+        if (vm != nullptr && vm->on_state)
+            std::exchange(vm->on_state, nullptr)(std::move(state->state));
     } else if (auto* sealed = std::get_if<from_ingest::Sealed>(&event)) {
         AwayVm* vm = find(sealed->vm);
         if (vm != nullptr && sealed->status.ok()) {

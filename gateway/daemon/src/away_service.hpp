@@ -1,6 +1,7 @@
 #pragma once
-// The away side of this site, on the control thread: which VMs the peer stages here, their landing QEMUs, and the acts
-// of a handover that away must do. Durable: state_dir/staged/<id>/enrol.json beside the staged copy.
+// The away side of this site, on the control thread: which VMs the peer stages here, their landing
+// QEMUs, and the acts of a handover that away must do. Durable: state_dir/staged/<id>/enrol.json
+// beside the staged copy.
 #include <deque>
 #include <functional>
 #include <map>
@@ -24,8 +25,8 @@ struct AwayVm {
     std::vector<protocol::RegionSpec> regions;
     std::vector<std::string> files;  // by region, once open
     bool open = false;
-    bool adopted = false;      // it is our own VM now
-    bool tried = false;        // the landing command has been tried in this process, and fits
+    bool adopted = false;       // it is our own VM now
+    bool tried = false;         // the landing command has been tried in this process, and fits
     bool answer_enrol = false;  // the peer waits for ENROL_RESULT
     Epoch sealed{};
     int64_t point_unix_ms = 0;
@@ -53,11 +54,14 @@ class AwayService {
     explicit AwayService(Ports ports) : ports_(std::move(ports)) {}
 
     Status load();
-    bool ready() const { return opening_ == 0; }  // every staged copy known at start is open (or refused)
+    bool ready() const {
+        return opening_ == 0;
+    }  // every staged copy known at start is open (or refused)
 
     void on_enrol(protocol::Enrol&& m);
     void on_forget(VmId id);
-    // The peer expects an evacuation (or no longer): landing QEMUs are started ahead, so that no turn waits for one.
+    // The peer expects an evacuation (or no longer): landing QEMUs are started ahead, so that no
+    // turn waits for one.
     void on_peer_armed(bool armed);
     void on_fingerprints_request(const protocol::FingerprintsRequest& m);
     void on_ingest_event(from_ingest::Event& event);  // Opened, Landed, State, Sealed
@@ -82,7 +86,8 @@ class AwayService {
     Result<std::shared_ptr<landing::Lander>> make_lander(const AwayVm& vm) const;
     void with_vm(AwayVm& vm, std::function<void(AwayVm&)> start);
     void finish(VmId id);
-    void answer(const evacuation::Act& act, evacuation::AwayEventKind kind, const std::string& text = {});
+    void answer(const evacuation::Act& act, evacuation::AwayEventKind kind,
+                const std::string& text = {});
     void act_prepare(const evacuation::Act& act, AwayVm& vm);
     void act_run(const evacuation::Act& act, AwayVm& vm);
     void fail_run(const evacuation::Act& act, AwayVm& vm, const std::string& text);

@@ -15,7 +15,8 @@
 namespace evac::daemon {
 namespace {
 
-constexpr uint64_t kFinalWaitNs = 120 * kNsPerSecond;  // for room in the queues, with the guest stopped
+constexpr uint64_t kFinalWaitNs =
+    120 * kNsPerSecond;  // for room in the queues, with the guest stopped
 constexpr int kQuitMs = 10'000;
 
 // Captured pages on their way to the reducer; one per pass.
@@ -46,7 +47,8 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
 
     storage_sync::Verdict page(size_t disk, uint64_t page_number, ByteSpan bytes) override {
         const RegionId region = region_of(disk);
-        return offer(region, page_number, set_.catalogue->compare_and_update(region, page_number, bytes), bytes);
+        return offer(region, page_number,
+                     set_.catalogue->compare_and_update(region, page_number, bytes), bytes);
     }
     storage_sync::Verdict zeros(size_t disk, uint64_t first, uint64_t count) override {
         const RegionId region = region_of(disk);
@@ -60,9 +62,12 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
     uint64_t disk_pages_changed() const { return disk_pages_changed_; }
 
   private:
-    RegionId region_of(size_t disk) const { return RegionId{static_cast<uint16_t>(set_.ram_regions + disk)}; }
+    RegionId region_of(size_t disk) const {
+        return RegionId{static_cast<uint16_t>(set_.ram_regions + disk)};
+    }
 
-    // A live pass never waits for room: the guest would wait for it. Over a stopped guest waiting is the point.
+    // A live pass never waits for room: the guest would wait for it. Over a stopped guest waiting
+    // is the point.
     bool reserve() {
         auto& budget = context_.reducer.budget();
         if (budget.try_reserve()) return true;
@@ -75,7 +80,8 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
         return true;
     }
 
-    storage_sync::Verdict offer(RegionId region, uint64_t page_number, const prestage::Observation& seen, ByteSpan bytes) {
+    storage_sync::Verdict offer(RegionId region, uint64_t page_number,
+                                const prestage::Observation& seen, ByteSpan bytes) {
         if (set_.cancel) return storage_sync::Verdict::stop;
         if (seen.change == prestage::PageChange::unchanged) return storage_sync::Verdict::taken;
         prestage::CapturedPage captured;
@@ -90,7 +96,8 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
             ++disk_pages_changed_;
             return storage_sync::Verdict::taken;
         }
-        // The queue is full. Reading on would only hold the fleecing overlay open: the next pass goes on from here.
+        // The queue is full. Reading on would only hold the fleecing overlay open: the next pass
+        // goes on from here.
         set_.catalogue->set_unknown(region, page_number);
         return storage_sync::Verdict::stop;
     }
@@ -101,8 +108,9 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
     uint64_t disk_pages_changed_ = 0;
 };
 
-Result<std::vector<std::string>> landing_template(const qmp::Client& client, const prestage::VmFacts& facts,
-                                                  const std::vector<storage_sync::DiskInfo>& disks) {
+Result<std::vector<std::string>> landing_template(
+    const qmp::Client& client, const prestage::VmFacts& facts,
+    const std::vector<storage_sync::DiskInfo>& disks) {
     auto argv = landing::read_process_argv(client.peer_pid());
     EVAC_TRY(argv);
     auto working_dir = landing::read_process_working_dir(client.peer_pid());
@@ -139,18 +147,23 @@ Status make_capture(const JobContext& context, const std::string& name, Examined
     CaptureSet& set = *out.capture;
     for (const auto& block : out.facts.ram_blocks) {
         const bool main = block.name == out.facts.memory_backend;
-        out.regions.push_back({block.name, main ? RegionKind::main_ram : RegionKind::small_ram, block.size_bytes});
+        out.regions.push_back(
+            {block.name, main ? RegionKind::main_ram : RegionKind::small_ram, block.size_bytes});
     }
     set.ram_regions = out.regions.size();
-    for (const auto& disk : out.disks) out.regions.push_back({disk.name, RegionKind::disk, disk.size_bytes});
+    for (const auto& disk : out.disks)
+        out.regions.push_back({disk.name, RegionKind::disk, disk.size_bytes});
     if (out.regions.size() > kRegionsMax) {
-        return make_error(Errc::refused, std::to_string(out.regions.size()) + " RAM blocks and disks: at most " +
+        return make_error(Errc::refused, std::to_string(out.regions.size()) +
+                                             " RAM blocks and disks: at most " +
                                              std::to_string(kRegionsMax) + " are accepted");
     }
     set.catalogue = std::make_unique<prestage::Catalogue>(context.fingerprint_seed, out.regions);
-    set.runner = std::make_unique<prestage::RoundRunner>(*set.client, *set.catalogue, context.clock, context.log);
+    set.runner = std::make_unique<prestage::RoundRunner>(*set.client, *set.catalogue, context.clock,
+                                                         context.log);
     if (out.disks.empty()) return {};
-    auto disks = storage_sync::DiskCapture::create(*set.client, out.disks, disk_options(context, name), context.log);
+    auto disks = storage_sync::DiskCapture::create(*set.client, out.disks,
+                                                   disk_options(context, name), context.log);
     EVAC_TRY(disks);
     set.disks = std::move(*disks);
     return {};
@@ -187,23 +200,28 @@ void append(std::string& reasons, const std::string& reason) {
 
 }  // namespace
 
-std::string round_mark(const std::string& home_dir, const std::string& name) { return home_dir + "/" + name + ".in-round"; }
+std::string round_mark(const std::string& home_dir, const std::string& name) {
+    return home_dir + "/" + name + ".in-round";
+}
 
-Result<Examined> examine_vm(const JobContext& context, const std::string& name, const std::string& qmp_path,
-                            bool enrolled_before) {
+Result<Examined> examine_vm(const JobContext& context, const std::string& name,
+                            const std::string& qmp_path, bool enrolled_before) {
     Examined out;
     out.capture = std::make_shared<CaptureSet>();
     CaptureSet& set = *out.capture;
-    auto client = enrolled_before ? prestage::connect_or_rescue(qmp_path, qmp::kDefaultTimeoutMs, context.log)
-                                  : qmp::Client::connect(qmp_path);
+    auto client = enrolled_before
+                      ? prestage::connect_or_rescue(qmp_path, qmp::kDefaultTimeoutMs, context.log)
+                      : qmp::Client::connect(qmp_path);
     EVAC_TRY(client);
     set.client = std::move(*client);
     const std::string mark = round_mark(context.home_dir, name);
     if (enrolled_before && marked_for(mark, set.client->peer_pid())) {
-        EVAC_TRY(prestage::ensure_running(*set.client, context.run_dir, context.clock, context.log));
+        EVAC_TRY(
+            prestage::ensure_running(*set.client, context.run_dir, context.clock, context.log));
     }
     remove_mark(mark);
-    auto facts = prestage::collect_facts(*set.client, {context.run_dir}, context.clock, context.log);
+    auto facts =
+        prestage::collect_facts(*set.client, {context.run_dir}, context.clock, context.log);
     EVAC_TRY(facts);
     out.facts = std::move(*facts);
     std::string reasons;
@@ -212,9 +230,11 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name, 
     EVAC_TRY(storage_sync::recover_disks(*set.client, disk_options(context, name), context.log));
     auto survey = storage_sync::survey_disks(*set.client);
     EVAC_TRY(survey);
-    for (const auto& refused : survey->refused) append(reasons, "disk " + refused.name + ": " + refused.reason);
+    for (const auto& refused : survey->refused)
+        append(reasons, "disk " + refused.name + ": " + refused.reason);
     for (const auto& skipped : survey->skipped) {
-        context.log.info("vm " + name + ": disk " + skipped.name + " is not captured: " + skipped.reason);
+        context.log.info("vm " + name + ": disk " + skipped.name +
+                         " is not captured: " + skipped.reason);
     }
     if (!reasons.empty()) return make_error(Errc::refused, reasons);
     auto argv = landing_template(*set.client, out.facts, survey->disks);
@@ -231,8 +251,8 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name, 
     return out;
 }
 
-Result<Examined> reattach_vm(const JobContext& context, const std::string& name, const std::string& qmp_path,
-                             const Examined& known) {
+Result<Examined> reattach_vm(const JobContext& context, const std::string& name,
+                             const std::string& qmp_path, const Examined& known) {
     Examined out;
     out.facts = known.facts;
     out.disks = known.disks;
@@ -245,7 +265,8 @@ Result<Examined> reattach_vm(const JobContext& context, const std::string& name,
     return out;
 }
 
-Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live, const PassRequest& request) {
+Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live,
+                            const PassRequest& request) {
     for (const auto& [region, page] : set.forget) set.catalogue->set_unknown(region, page);
     set.forget.clear();
     set.cancel = false;
@@ -262,7 +283,8 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
         set.disks_ready = true;
     }
     if (disks != nullptr) {
-        EVAC_TRY(disks->prepare_point(live ? storage_sync::PointKind::live : storage_sync::PointKind::stopped));
+        EVAC_TRY(disks->prepare_point(live ? storage_sync::PointKind::live
+                                           : storage_sync::PointKind::stopped));
     }
     bool point_begun = false;
     auto read_disks = [&]() -> Status {
@@ -272,7 +294,8 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
             return stats.error();
         }
         disk_stats = *stats;
-        return disks->finish_point(stats->complete ? storage_sync::PointEnd::captured : storage_sync::PointEnd::partial);
+        return disks->finish_point(stats->complete ? storage_sync::PointEnd::captured
+                                                   : storage_sync::PointEnd::partial);
     };
     prestage::RoundOptions options;
     options.epoch = request.epoch;
@@ -302,7 +325,8 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     EVAC_TRY(disk_status);
     result.round = std::move(*round);
     result.disk_pages_changed = sink.disk_pages_changed();
-    result.complete = result.round.complete() && (disks == nullptr || (disk_stats && disk_stats->complete));
+    result.complete =
+        result.round.complete() && (disks == nullptr || (disk_stats && disk_stats->complete));
     protocol::DeviceStateBlob state;
     state.ram_section_id = result.round.device_state.ram_section_id;
     state.prefix = std::move(result.round.device_state.prefix);
@@ -342,7 +366,8 @@ Status resume_guest(CaptureSet& set) {
     auto status = set.client->execute("query-status");
     EVAC_TRY(status);
     const std::string state = status->value("status", "");
-    if (state != "running") return make_error(Errc::io, "after cont the run state is '" + state + "'");
+    if (state != "running")
+        return make_error(Errc::io, "after cont the run state is '" + state + "'");
     return {};
 }
 
@@ -353,7 +378,8 @@ Status destroy_guest(CaptureSet& set) {
     if (!quit.ok() && set.client->usable()) return quit.error();
     for (int i = 0; i < kQuitMs / 5 && landing::process_lives(pid); ++i) ::usleep(5000);
     if (landing::process_lives(pid)) {
-        return make_error(Errc::timeout, "the source QEMU (process " + std::to_string(pid) + ") does not end");
+        return make_error(Errc::timeout,
+                          "the source QEMU (process " + std::to_string(pid) + ") does not end");
     }
     return {};
 }

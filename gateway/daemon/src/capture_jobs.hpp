@@ -1,6 +1,6 @@
 #pragma once
-// What capture workers do: examine a VM, run a pass, stop and resume it. Blocking; each is one job's body and touches
-// only what it is given.
+// What capture workers do: examine a VM, run a pass, stop and resume it. Blocking; each is one
+// job's body and touches only what it is given.
 #include <string>
 
 #include "evac/core/clock.hpp"
@@ -19,20 +19,21 @@ struct JobContext {
     prestage::StreamGuard* guard = nullptr;  // finishes open streams should this process die
 };
 
-// A round may stop the guest: the mark says so to the process after this one. Without it a guest that stands still was
-// stopped by somebody else, and stays so. It holds QEMU's pid; a crash of the host ends both, so it is not synced.
+// A round may stop the guest: the mark says so to the process after this one. Without it a guest
+// that stands still was stopped by somebody else, and stays so. It holds QEMU's pid; a crash of the
+// host ends both, so it is not synced.
 std::string round_mark(const std::string& home_dir, const std::string& name);
 
 // Connects, checks, prepares tracking. Errors: refused (with all reasons), and what QMP says.
-// `enrolled_before`: a gateway before this one may have been killed in a round, see round_mark; the guest is then brought
-// back first.
-Result<Examined> examine_vm(const JobContext& context, const std::string& name, const std::string& qmp_path,
-                            bool enrolled_before);
+// `enrolled_before`: a gateway before this one may have been killed in a round, see round_mark; the
+// guest is then brought back first.
+Result<Examined> examine_vm(const JobContext& context, const std::string& name,
+                            const std::string& qmp_path, bool enrolled_before);
 
-// After a restart in the middle of a handover the guest stands still and must not be probed: what was learned at
-// enrolment (facts, disks, argv in `known`) is taken as it was.
-Result<Examined> reattach_vm(const JobContext& context, const std::string& name, const std::string& qmp_path,
-                             const Examined& known);
+// After a restart in the middle of a handover the guest stands still and must not be probed: what
+// was learned at enrolment (facts, disks, argv in `known`) is taken as it was.
+Result<Examined> reattach_vm(const JobContext& context, const std::string& name,
+                             const std::string& qmp_path, const Examined& known);
 
 struct PassRequest {
     VmId vm{};
@@ -42,12 +43,14 @@ struct PassRequest {
     bool final_pass = false;  // the guest was stopped and stays so
     std::string tag;          // of files
 };
-Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live, const PassRequest& request);
+Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live,
+                            const PassRequest& request);
 
 Status stop_guest(CaptureSet& set);
-// Before a final pass over a guest that stands still already. QEMU refuses a second migration from `postmigrate`, so a
-// pass that has to be repeated (the session was lost, this daemon was restarted) needs cont and stop at once: legal
-// only before the copy at away is sealed, which the state machine has made sure of.
+// Before a final pass over a guest that stands still already. QEMU refuses a second migration from
+// `postmigrate`, so a pass that has to be repeated (the session was lost, this daemon was
+// restarted) needs cont and stop at once: legal only before the copy at away is sealed, which the
+// state machine has made sure of.
 Status make_capturable(CaptureSet& set);
 // Also from postmigrate, i.e. after a final pass; running already is success.
 Status resume_guest(CaptureSet& set);

@@ -46,10 +46,12 @@ class Section {
         if (value && *value >= static_cast<int64_t>(low) && *value <= static_cast<int64_t>(high)) {
             return static_cast<uint64_t>(*value);
         }
-        fail(key, show(*node), "a whole number from " + std::to_string(low) + " to " + std::to_string(high));
+        fail(key, show(*node),
+             "a whole number from " + std::to_string(low) + " to " + std::to_string(high));
         return fallback;
     }
-    std::string choice(const char* key, std::optional<std::string> fallback, const std::vector<std::string>& accepted) {
+    std::string choice(const char* key, std::optional<std::string> fallback,
+                       const std::vector<std::string>& accepted) {
         const std::string value = text(key, fallback);
         for (const auto& option : accepted) {
             if (value == option) return value;
@@ -89,8 +91,10 @@ class Section {
         }
         for (const auto& item : *array) {
             const auto* pair = item.as_array();
-            if (pair != nullptr && pair->size() == 2 && (*pair)[0].is_string() && (*pair)[1].is_string()) {
-                values.emplace_back(*(*pair)[0].value<std::string>(), *(*pair)[1].value<std::string>());
+            if (pair != nullptr && pair->size() == 2 && (*pair)[0].is_string() &&
+                (*pair)[1].is_string()) {
+                values.emplace_back(*(*pair)[0].value<std::string>(),
+                                    *(*pair)[1].value<std::string>());
             } else {
                 fail(key, show(item), accepted);
             }
@@ -101,10 +105,13 @@ class Section {
     // Site names are parts of file names and the names in certificates.
     std::string site_name(const char* key) {
         std::string name = text(key);
-        const bool plain_text = name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                                       "0123456789._-") == std::string::npos;
-        if (!error_ && (!plain_text || name.size() > kSiteNameMax || name.front() == '.' || name.front() == '-')) {
-            fail(key, quoted(name), "1 to 64 of letters, digits, . _ -, the first a letter, a digit or _");
+        const bool plain_text = name.find_first_not_of(
+                                    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                    "0123456789._-") == std::string::npos;
+        if (!error_ && (!plain_text || name.size() > kSiteNameMax || name.front() == '.' ||
+                        name.front() == '-')) {
+            fail(key, quoted(name),
+                 "1 to 64 of letters, digits, . _ -, the first a letter, a digit or _");
         }
         return name;
     }
@@ -130,10 +137,12 @@ class Section {
         known_.insert(key);
         return table_ == nullptr ? nullptr : table_->get(key);
     }
-    std::string missing(const char* key, const std::optional<std::string>& fallback, const char* what) {
+    std::string missing(const char* key, const std::optional<std::string>& fallback,
+                        const char* what) {
         if (fallback) return *fallback;
         if (!error_) {
-            error_ = make_error(Errc::invalid_argument, path_ + key + ": missing; " + what + " is needed");
+            error_ = make_error(Errc::invalid_argument,
+                                path_ + key + ": missing; " + what + " is needed");
         }
         return {};
     }
@@ -178,17 +187,20 @@ class Parser {
     explicit Parser(const toml::table& root) : root_(root) {}
 
     Result<Config> parse() {
-        static const std::set<std::string> kSections{"site",    "pair",    "wan",     "api",        "webhook",
-                                                     "alert",   "prestage", "staging", "landing", "evacuation"};
+        static const std::set<std::string> kSections{"site",    "pair",      "wan",      "api",
+                                                     "webhook", "alert",     "prestage", "staging",
+                                                     "landing", "evacuation"};
         for (const auto& [key, node] : root_) {
             if (kSections.count(std::string(key.str())) == 0) {
                 return make_error(Errc::invalid_argument,
                                   std::string(key.str()).substr(0, kEchoMax) +
-                                      ": unknown section; accepted: site, pair, wan, api, webhook, alert, prestage, "
+                                      ": unknown section; accepted: site, pair, wan, api, webhook, "
+                                      "alert, prestage, "
                                       "staging, landing, evacuation");
             }
             if (!node.is_table()) {
-                return make_error(Errc::invalid_argument, std::string(key.str()) + ": must be a section");
+                return make_error(Errc::invalid_argument,
+                                  std::string(key.str()) + ": must be a section");
             }
         }
         EVAC_TRY(site());
@@ -200,7 +212,9 @@ class Parser {
     }
 
   private:
-    Section section(const char* name) { return Section(root_[name].as_table(), std::string(name) + "."); }
+    Section section(const char* name) {
+        return Section(root_[name].as_table(), std::string(name) + ".");
+    }
 
     Status site() {
         Section s = section("site");
@@ -212,7 +226,9 @@ class Parser {
         config_.site.longitude = s.number("longitude", 0, -180, 180);
         const bool half = s.has("latitude") != s.has("longitude");
         EVAC_TRY(s.finish());
-        if (half) return make_error(Errc::invalid_argument, "site.latitude, site.longitude: both or none are accepted");
+        if (half)
+            return make_error(Errc::invalid_argument,
+                              "site.latitude, site.longitude: both or none are accepted");
         Section p = section("pair");
         config_.pair_secret_file = p.text("secret_file");
         config_.peer_site = p.site_name("peer");
@@ -261,11 +277,13 @@ class Parser {
         EVAC_TRY(s.finish());
         if (table == nullptr || !table->contains("rule")) return {};
         const toml::array* rules = table->get("rule")->as_array();
-        if (rules == nullptr) return make_error(Errc::invalid_argument, "alert.rule: must be [[alert.rule]]");
+        if (rules == nullptr)
+            return make_error(Errc::invalid_argument, "alert.rule: must be [[alert.rule]]");
         for (size_t i = 0; i < rules->size(); ++i) {
             const toml::table* entry = (*rules)[i].as_table();
             const std::string path = "alert.rule[" + std::to_string(i) + "].";
-            if (entry == nullptr) return make_error(Errc::invalid_argument, path + ": must be a table");
+            if (entry == nullptr)
+                return make_error(Errc::invalid_argument, path + ": must be a table");
             Section r(entry, path);
             AlertRuleConfig rule;
             rule.source = r.choice("source", std::nullopt, {"jma", "cap", "json", "power", "any"});
@@ -278,12 +296,14 @@ class Parser {
             rule.max_distance_km = r.number("max_distance_km", 0, 0, 20'100);
             rule.areas = r.texts("areas");
             EVAC_TRY(r.finish());
-            const bool near = rule.max_distance_km > 0 || (!rule.min_intensity.empty() && rule.areas.empty());
+            const bool near =
+                rule.max_distance_km > 0 || (!rule.min_intensity.empty() && rule.areas.empty());
             if (near && !config_.site.has_position) {
-                return make_error(Errc::invalid_argument,
-                                  path + (rule.max_distance_km > 0 ? "max_distance_km" : "min_intensity") +
-                                      ": needs site.latitude and site.longitude" +
-                                      (rule.max_distance_km > 0 ? "" : ", or areas"));
+                return make_error(
+                    Errc::invalid_argument,
+                    path + (rule.max_distance_km > 0 ? "max_distance_km" : "min_intensity") +
+                        ": needs site.latitude and site.longitude" +
+                        (rule.max_distance_km > 0 ? "" : ", or areas"));
             }
             config_.alert_rules.push_back(std::move(rule));
         }
@@ -302,17 +322,22 @@ class Parser {
         EVAC_TRY(p.finish());
         Section t = section("staging");
         config_.staging.ram_dir = t.text("ram_dir", config_.site.state_dir + "/ram");
-        config_.staging.recovery_points = static_cast<uint32_t>(t.whole("recovery_points", 3, 1, 64));
+        config_.staging.recovery_points =
+            static_cast<uint32_t>(t.whole("recovery_points", 3, 1, 64));
         EVAC_TRY(t.finish());
         Section l = section("landing");
         config_.landing.qemu = l.text("qemu", config_.landing.qemu);
         config_.landing.path_map = l.pairs("path_map");
         EVAC_TRY(l.finish());
         Section e = section("evacuation");
-        config_.evacuation.silence_may_run = e.choice("policy", "evacuation", {"evacuation", "planned"}) == "evacuation";
-        config_.evacuation.silence_s = e.number("silence_s", config_.evacuation.silence_s, 1, 86'400);
-        config_.evacuation.standing_s = e.number("standing_s", config_.evacuation.standing_s, 1, 604'800);
-        config_.evacuation.lookahead_ms = e.number("lookahead_ms", config_.evacuation.lookahead_ms, 0, 60'000);
+        config_.evacuation.silence_may_run =
+            e.choice("policy", "evacuation", {"evacuation", "planned"}) == "evacuation";
+        config_.evacuation.silence_s =
+            e.number("silence_s", config_.evacuation.silence_s, 1, 86'400);
+        config_.evacuation.standing_s =
+            e.number("standing_s", config_.evacuation.standing_s, 1, 604'800);
+        config_.evacuation.lookahead_ms =
+            e.number("lookahead_ms", config_.evacuation.lookahead_ms, 0, 60'000);
         return e.finish();
     }
 
@@ -326,7 +351,8 @@ Result<Config> parse_config(const std::string& text, const std::string& name) {
     const toml::parse_result parsed = toml::parse(text, name);
     if (!parsed) {
         const auto& where = parsed.error().source().begin;
-        return make_error(Errc::invalid_argument, name + ", line " + std::to_string(where.line) + ": " +
+        return make_error(Errc::invalid_argument, name + ", line " + std::to_string(where.line) +
+                                                      ": " +
                                                       std::string(parsed.error().description()));
     }
     auto config = Parser(parsed.table()).parse();

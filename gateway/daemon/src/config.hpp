@@ -1,6 +1,7 @@
 #pragma once
-// The daemon's configuration (TOML). Strict: an unknown key, a wrong type or a value out of range is an error that
-// names the key, the value and what is accepted. docs/configuration.md lists every key; a test holds both together.
+// The daemon's configuration (TOML). Strict: an unknown key, a wrong type or a value out of range
+// is an error that names the key, the value and what is accepted. docs/configuration.md lists every
+// key; a test holds both together.
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -19,11 +20,11 @@ struct SiteConfig {
 };
 
 struct WanConfig {
-    std::string port;  // dpdk:af_packet:IFACE | dpdk:vdev:ARGS | kernel
+    std::string port;         // dpdk:af_packet:IFACE | dpdk:vdev:ARGS | kernel
     std::string local, peer;  // ip:port
     int prefix_length = 24;
-    std::string gateway;      // next hop when the peer is not in the local subnet; empty = none
-    bool listens = false;     // role = "listen": the handshake's server
+    std::string gateway;   // next hop when the peer is not in the local subnet; empty = none
+    bool listens = false;  // role = "listen": the handshake's server
     double ceiling_mbit = 10'000;
     std::string ca, cert, key;
 };
@@ -34,8 +35,9 @@ struct WebhookConfig {
 };
 
 struct PrestageConfig {
-    double interval_s = 5;     // a VM's rounds start at least this far apart
-    double rpo_target_s = 30;  // a VM whose newest recovery point is older is "behind", not "protected"
+    double interval_s = 5;  // a VM's rounds start at least this far apart
+    double rpo_target_s =
+        30;  // a VM whose newest recovery point is older is "behind", not "protected"
     double cpu_share = 0.5;    // of one core, for all rounds of this host together
     double ceiling_mbit = 0;   // prestaging on the WAN; 0 = no ceiling of its own
     uint64_t queue_mib = 512;  // all dirty queues together
@@ -56,8 +58,8 @@ struct LandingConfig {
 struct EvacuationConfig {
     bool silence_may_run = true;  // policy = "evacuation"; false: "planned"
     double silence_s = 10;
-    double standing_s = 1800;     // how long the order of an alert stands
-    double lookahead_ms = 400;    // the next guest is stopped when less than this is left to send
+    double standing_s = 1800;   // how long the order of an alert stands
+    double lookahead_ms = 400;  // the next guest is stopped when less than this is left to send
 };
 
 struct AlertRuleConfig {
@@ -86,8 +88,8 @@ struct Config {
 Result<Config> load_config(const std::string& path);
 Result<Config> parse_config(const std::string& text, const std::string& name);
 
-// What a parsed configuration points to: addresses, port, certificates and keys, secrets. Only reads; done before
-// anything is made, so that a refused configuration leaves no trace.
+// What a parsed configuration points to: addresses, port, certificates and keys, secrets. Only
+// reads; done before anything is made, so that a refused configuration leaves no trace.
 Status check_config(const Config& config);
 
 // 64 or more hex digits (32 bytes), from a file that only its owner may read.

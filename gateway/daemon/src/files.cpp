@@ -46,7 +46,8 @@ Result<std::string> read_small_file(const std::string& path, size_t bytes_max) {
     std::ifstream file(path, std::ios::binary);
     if (!file) return io_error("read '" + path + "'");
     std::string text{std::istreambuf_iterator<char>(file), {}};
-    if (text.size() > bytes_max) return make_error(Errc::corrupt, "'" + path + "' is larger than expected");
+    if (text.size() > bytes_max)
+        return make_error(Errc::corrupt, "'" + path + "' is larger than expected");
     return text;
 }
 

@@ -6,7 +6,8 @@
 
 namespace evac::daemon {
 
-// Temporary file, fsync, rename, fsync of the folder: a crash leaves the old content or the new. Mode 0600.
+// Temporary file, fsync, rename, fsync of the folder: a crash leaves the old content or the new.
+// Mode 0600.
 Status write_file_durably(const std::string& path, const std::string& content);
 Status make_dirs(const std::string& path);  // mode 0700
 Result<std::string> read_small_file(const std::string& path, size_t bytes_max);

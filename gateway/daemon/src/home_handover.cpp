@@ -12,7 +12,8 @@ using evacuation::HomeEventKind;
 
 namespace {
 
-constexpr uint64_t kDrainPatienceNs = 60 * kNsPerSecond;  // for the copy to be synchronised, with a link
+constexpr uint64_t kDrainPatienceNs =
+    60 * kNsPerSecond;  // for the copy to be synchronised, with a link
 
 }  // namespace
 
@@ -21,15 +22,16 @@ void HomeService::with_capture(HomeVm& vm, std::function<Completion(CaptureSet&,
     auto start = [this, id, body = std::move(body)](HomeVm& idle) {
         idle.busy = true;
         auto capture = idle.examined.capture;
-        const bool submitted = ports_.workers.submit([this, id, capture, body](size_t worker) -> Completion {
-            Completion then = body(*capture, worker);
-            return [this, id, then] {
-                HomeVm* found = find(id);
-                if (found != nullptr) found->busy = false;
-                if (then) then();
-                run_next(id);
-            };
-        });
+        const bool submitted =
+            ports_.workers.submit([this, id, capture, body](size_t worker) -> Completion {
+                Completion then = body(*capture, worker);
+                return [this, id, then] {
+                    HomeVm* found = find(id);
+                    if (found != nullptr) found->busy = false;
+                    if (then) then();
+                    run_next(id);
+                };
+            });
         if (!submitted) {
             idle.busy = false;
             ports_.log.error("vm " + idle.name + ": no worker takes the job");
@@ -54,7 +56,8 @@ void HomeService::run_next(VmId id) {
 
 void HomeService::answer(const Act& act, HomeEventKind kind, const std::string& text, Epoch epoch) {
     if (HomeVm* vm = find(act.vm)) vm->act_running = false;
-    ports_.execute(ports_.coordinator.handle(act.vm, evacuation::answer(act, kind, epoch, text), now()));
+    ports_.execute(
+        ports_.coordinator.handle(act.vm, evacuation::answer(act, kind, epoch, text), now()));
     if (HomeVm* vm = find(act.vm)) pump_acts(*vm);
 }
 
@@ -69,8 +72,9 @@ void HomeService::begin_evacuation(const std::set<VmId>& chosen) {
     }
 }
 
-// Acts of one VM happen one after the other, in the order in which they were issued; one that cannot happen yet (the VM
-// is not reachable after a restart, its copy is not synchronised) holds back those behind it.
+// Acts of one VM happen one after the other, in the order in which they were issued; one that
+// cannot happen yet (the VM is not reachable after a restart, its copy is not synchronised) holds
+// back those behind it.
 void HomeService::execute(const Act& act) {
     HomeVm* vm = find(act.vm);
     if (vm == nullptr) {
@@ -79,7 +83,8 @@ void HomeService::execute(const Act& act) {
     }
     if (act.kind == ActKind::send_final) {
         vm->final_epoch = act.epoch;
-        ports_.reducer.command(to_reducer::AllowFinal{act.vm, act.epoch, evacuation::raw(act.handover)});
+        ports_.reducer.command(
+            to_reducer::AllowFinal{act.vm, act.epoch, evacuation::raw(act.handover)});
         return;
     }
     if (act.kind == ActKind::stop_capture) {
@@ -99,8 +104,8 @@ void HomeService::pump_acts(HomeVm& vm) {
     if (vm.act_running || vm.acts.empty()) return;
     const Act act = vm.acts.front();
     const auto& capture = vm.examined.capture;
-    const bool reachable = capture && capture->client && capture->client->usable() && vm.phase != VmPhase::offline &&
-                           vm.phase != VmPhase::enrolling;
+    const bool reachable = capture && capture->client && capture->client->usable() &&
+                           vm.phase != VmPhase::offline && vm.phase != VmPhase::enrolling;
     if (!reachable && vm.socket_dead) {
         vm.acts.pop_front();
         if (act.kind == ActKind::destroy_source) {
@@ -118,25 +123,30 @@ void HomeService::pump_acts(HomeVm& vm) {
     vm.acts.pop_front();
     vm.act_running = true;
     switch (act.kind) {
-        case ActKind::start_drain: return act_drain(act, vm);
-        case ActKind::stop_guest: return act_stop(act, vm);
-        case ActKind::capture_final: return act_capture(act, vm);
+        case ActKind::start_drain:
+            return act_drain(act, vm);
+        case ActKind::stop_guest:
+            return act_stop(act, vm);
+        case ActKind::capture_final:
+            return act_capture(act, vm);
         case ActKind::resume_guest:
             ports_.reducer.command(to_reducer::FinalMode{act.vm, false, 0});
             return act_resume(act, vm);
-        case ActKind::destroy_source: return act_destroy(act, vm);
+        case ActKind::destroy_source:
+            return act_destroy(act, vm);
         default:
             vm.act_running = false;
             ports_.log.error(std::string("home cannot do ") + evacuation::to_string(act.kind));
     }
 }
 
-// After a restart or a new session the copy is synchronised first: a turn that failed for that would be wasted. Time
-// without a link does not count, a refused VM does not wait.
+// After a restart or a new session the copy is synchronised first: a turn that failed for that
+// would be wasted. Time without a link does not count, a refused VM does not wait.
 bool HomeService::drain_must_wait(HomeVm& vm) const {
     const uint64_t now_ns = ports_.clock.now_ns();
     if (vm.drain_waits_since_ns == 0 || !ports_.link.up()) vm.drain_waits_since_ns = now_ns;
-    const bool over = vm.phase == VmPhase::active || vm.phase == VmPhase::refused || vm.phase == VmPhase::moved ||
+    const bool over = vm.phase == VmPhase::active || vm.phase == VmPhase::refused ||
+                      vm.phase == VmPhase::moved ||
                       now_ns - vm.drain_waits_since_ns > kDrainPatienceNs;
     if (over) vm.drain_waits_since_ns = 0;
     return !over;
@@ -171,34 +181,40 @@ void HomeService::act_capture(const Act& act, HomeVm& vm) {
     request.epoch = next_epoch(vm);
     request.final_pass = true;
     request.tag = vm.name;
-    ports_.reducer.command(to_reducer::FinalMode{vm.id, true, static_cast<uint32_t>(now().ns / 1'000'000)});
+    ports_.reducer.command(
+        to_reducer::FinalMode{vm.id, true, static_cast<uint32_t>(now().ns / 1'000'000)});
     const JobContext context = job_context();
-    with_capture(vm, [this, act, request, context](CaptureSet& set, size_t worker) mutable -> Completion {
-        request.lane = worker;
-        auto result = std::make_shared<Result<PassResult>>(make_error(Errc::internal, ""));
-        const auto begin_ns = context.clock.now_ns();
-        const Status ready = make_capturable(set);
-        if (ready.ok()) {
-            *result = run_pass(context, set, false, request);
-        } else {
-            *result = ready.error();
-        }
-        const double took_s = static_cast<double>(context.clock.now_ns() - begin_ns) / 1e9;
-        return [this, act, request, result, took_s] {
-            if (!result->ok()) return answer(act, HomeEventKind::capture_failed, result->error().message());
-            if (!(*result)->complete) return answer(act, HomeEventKind::capture_failed, "pages had to be dropped");
-            if (HomeVm* found = find(request.vm)) {
-                found->final_pass_s = took_s;
-                found->final_changed_mib =
-                    static_cast<double>(((*result)->round.pages_changed + (*result)->disk_pages_changed) * kPageBytes) /
-                    static_cast<double>(kMiB);
-                if (found->generation != request.generation) {
-                    return answer(act, HomeEventKind::capture_failed, "the session to the peer was lost meanwhile");
-                }
+    with_capture(
+        vm, [this, act, request, context](CaptureSet& set, size_t worker) mutable -> Completion {
+            request.lane = worker;
+            auto result = std::make_shared<Result<PassResult>>(make_error(Errc::internal, ""));
+            const auto begin_ns = context.clock.now_ns();
+            const Status ready = make_capturable(set);
+            if (ready.ok()) {
+                *result = run_pass(context, set, false, request);
+            } else {
+                *result = ready.error();
             }
-            answer(act, HomeEventKind::captured, {}, request.epoch);
-        };
-    });
+            const double took_s = static_cast<double>(context.clock.now_ns() - begin_ns) / 1e9;
+            return [this, act, request, result, took_s] {
+                if (!result->ok())
+                    return answer(act, HomeEventKind::capture_failed, result->error().message());
+                if (!(*result)->complete)
+                    return answer(act, HomeEventKind::capture_failed, "pages had to be dropped");
+                if (HomeVm* found = find(request.vm)) {
+                    found->final_pass_s = took_s;
+                    found->final_changed_mib = static_cast<double>(((*result)->round.pages_changed +
+                                                                    (*result)->disk_pages_changed) *
+                                                                   kPageBytes) /
+                                               static_cast<double>(kMiB);
+                    if (found->generation != request.generation) {
+                        return answer(act, HomeEventKind::capture_failed,
+                                      "the session to the peer was lost meanwhile");
+                    }
+                }
+                answer(act, HomeEventKind::captured, {}, request.epoch);
+            };
+        });
 }
 
 void HomeService::act_resume(const Act& act, HomeVm& vm) {
@@ -215,7 +231,8 @@ void HomeService::act_destroy(const Act& act, HomeVm& vm) {
     with_capture(vm, [this, act](CaptureSet& set, size_t) -> Completion {
         auto status = std::make_shared<Status>(destroy_guest(set));
         return [this, act, status] {
-            if (!status->ok()) return answer(act, HomeEventKind::destroy_failed, status->error().message());
+            if (!status->ok())
+                return answer(act, HomeEventKind::destroy_failed, status->error().message());
             if (HomeVm* found = find(act.vm)) {
                 found->phase = VmPhase::moved;
                 found->detail = "runs at " + ports_.config.peer_site;

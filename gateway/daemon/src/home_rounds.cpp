@@ -8,7 +8,8 @@ namespace {
 
 constexpr uint64_t kSealPatienceNs = 120 * kNsPerSecond;
 constexpr size_t kRoundsAtOnce = 1;
-constexpr double kRpoShare = 0.6;  // of the RPO target: an older copy is refreshed before any other work
+constexpr double kRpoShare =
+    0.6;  // of the RPO target: an older copy is refreshed before any other work
 constexpr uint32_t kFailuresMax = 5;  // passes in a row, then the VM is examined anew
 
 }  // namespace
@@ -17,10 +18,12 @@ void HomeService::tick() {
     const uint64_t now_ns = ports_.clock.now_ns();
     for (auto& [id, vm] : vms_) {
         const bool refused_here = vm->phase == VmPhase::refused && !vm->examined.capture;
-        if ((vm->phase == VmPhase::offline || refused_here) && !vm->busy && now_ns >= vm->retry_ns) connect(*vm);
-        if (vm->phase == VmPhase::active && raw(vm->awaiting) != 0 && vm->seal_sent && ports_.link.up() &&
-            now_ns - vm->awaiting_since_ns > kSealPatienceNs) {
-            ports_.log.warning("vm " + vm->name + ": the peer does not answer a seal; synchronising again");
+        if ((vm->phase == VmPhase::offline || refused_here) && !vm->busy && now_ns >= vm->retry_ns)
+            connect(*vm);
+        if (vm->phase == VmPhase::active && raw(vm->awaiting) != 0 && vm->seal_sent &&
+            ports_.link.up() && now_ns - vm->awaiting_since_ns > kSealPatienceNs) {
+            ports_.log.warning("vm " + vm->name +
+                               ": the peer does not answer a seal; synchronising again");
             begin_sync(*vm);
         }
     }
@@ -46,7 +49,8 @@ void HomeService::schedule_rounds() {
 }
 
 HomeVm* HomeService::next_due(uint64_t now_ns) {
-    const auto interval_ns = static_cast<uint64_t>(ports_.config.prestage.interval_s * static_cast<double>(kNsPerSecond));
+    const auto interval_ns = static_cast<uint64_t>(ports_.config.prestage.interval_s *
+                                                   static_cast<double>(kNsPerSecond));
     const auto& budget = ports_.reducer.budget();
     HomeVm* best = nullptr;
     double best_worth = 0;
@@ -56,7 +60,9 @@ HomeVm* HomeService::next_due(uint64_t now_ns) {
         if (handover == nullptr || !handover->may_prestage()) continue;
         // After a pass that did not fit, the next begins when most of the queue has gone.
         if (vm->last_incomplete && budget.used_pages() * 4 > budget.budget_pages()) continue;
-        if (!vm->last_incomplete && vm->last_start_ns != 0 && now_ns - vm->last_start_ns < interval_ns) continue;
+        if (!vm->last_incomplete && vm->last_start_ns != 0 &&
+            now_ns - vm->last_start_ns < interval_ns)
+            continue;
         const double worth = round_worth(*vm, now_ns);
         if (best != nullptr && worth <= best_worth) continue;
         best = vm.get();
@@ -65,11 +71,14 @@ HomeVm* HomeService::next_due(uint64_t now_ns) {
     return best;
 }
 
-// What a round of this VM would take off the evacuation, per second of this host's work: bytes written since its last
-// point by the time that a round takes. A copy that nears its RPO target goes first, the stalest before all.
+// What a round of this VM would take off the evacuation, per second of this host's work: bytes
+// written since its last point by the time that a round takes. A copy that nears its RPO target
+// goes first, the stalest before all.
 double HomeService::round_worth(const HomeVm& vm, uint64_t now_ns) const {
-    const double age_s = vm.last_point_ns == 0 ? 1e6 : static_cast<double>(now_ns - vm.last_point_ns) / 1e9;
-    if (age_s > kRpoShare * ports_.config.prestage.rpo_target_s || vm.history.entries.empty()) return 1e9 + age_s;
+    const double age_s =
+        vm.last_point_ns == 0 ? 1e6 : static_cast<double>(now_ns - vm.last_point_ns) / 1e9;
+    if (age_s > kRpoShare * ports_.config.prestage.rpo_target_s || vm.history.entries.empty())
+        return 1e9 + age_s;
     const auto& last = vm.history.entries.back();
     const double rate_mib_s = last.interval_s > 0 ? last.changed_mib / last.interval_s : 1;
     return age_s * (rate_mib_s + 0.01) / std::max(last.duration_s, 0.01);
@@ -97,32 +106,38 @@ void HomeService::start_round(HomeVm& vm) {
     const uint64_t started_ns = ports_.clock.now_ns();
     auto capture = vm.examined.capture;
     const bool live = vm.examined.facts.background_snapshot;
-    const bool submitted = ports_.workers.submit([this, context, request, capture, live, started_ns](size_t worker) mutable -> Completion {
-        request.lane = worker;
-        auto result = std::make_shared<Result<PassResult>>(run_pass(context, *capture, live, request));
-        return [this, request, result, started_ns] {
-            round_done(request.vm, request.generation, std::move(*result), started_ns);
-        };
-    });
+    const bool submitted = ports_.workers.submit(
+        [this, context, request, capture, live, started_ns](size_t worker) mutable -> Completion {
+            request.lane = worker;
+            auto result =
+                std::make_shared<Result<PassResult>>(run_pass(context, *capture, live, request));
+            return [this, request, result, started_ns] {
+                round_done(request.vm, request.generation, std::move(*result), started_ns);
+            };
+        });
     if (!submitted) {
         vm.busy = false;
         --rounds_running_;
     }
 }
 
-void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> result, uint64_t started_ns) {
+void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> result,
+                             uint64_t started_ns) {
     --rounds_running_;
     const uint64_t now_ns = ports_.clock.now_ns();
     const uint64_t took_ns = now_ns - started_ns;
     bool first_staging = false;
-    for (const auto& [other_id, other] : vms_) first_staging = first_staging || (other->phase == VmPhase::active && !other->sealed_once());
-    const double share = first_staging ? std::max(0.8, ports_.config.prestage.cpu_share) : ports_.config.prestage.cpu_share;
+    for (const auto& [other_id, other] : vms_)
+        first_staging = first_staging || (other->phase == VmPhase::active && !other->sealed_once());
+    const double share = first_staging ? std::max(0.8, ports_.config.prestage.cpu_share)
+                                       : ports_.config.prestage.cpu_share;
     const double rest = share >= 1 ? 0 : static_cast<double>(took_ns) * (1 / share - 1);
     next_round_ns_ = now_ns + static_cast<uint64_t>(rest);
     HomeVm* vm = find(id);
     if (vm == nullptr) return;
     vm->busy = false;
-    const double interval_s = vm->last_start_ns == 0 ? 0 : static_cast<double>(started_ns - vm->last_start_ns) / 1e9;
+    const double interval_s =
+        vm->last_start_ns == 0 ? 0 : static_cast<double>(started_ns - vm->last_start_ns) / 1e9;
     vm->last_start_ns = started_ns;
     if (vm->generation != generation || vm->phase != VmPhase::active) {
         run_next(id);
@@ -144,8 +159,10 @@ void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> re
     vm->detail.clear();
     PassHistory::Entry entry;
     entry.interval_s = interval_s;
-    entry.changed_mib = static_cast<double>((result->round.pages_changed + result->disk_pages_changed) * kPageBytes) /
-                        static_cast<double>(kMiB);
+    entry.changed_mib =
+        static_cast<double>((result->round.pages_changed + result->disk_pages_changed) *
+                            kPageBytes) /
+        static_cast<double>(kMiB);
     entry.pause_ms = static_cast<double>(result->round.pause_ns) / 1e6;
     entry.pause_upper_ms = static_cast<double>(result->round.pause_upper_ns) / 1e6;
     entry.duration_s = static_cast<double>(took_ns) / 1e9;
@@ -171,7 +188,8 @@ void HomeService::on_seal_result(const protocol::SealResult& m) {
         vm->sealed_point_unix_ms = vm->awaiting_point_unix_ms;
         return;
     }
-    ports_.log.warning("vm " + vm->name + ": the peer could not seal: " + m.reason + "; synchronising again");
+    ports_.log.warning("vm " + vm->name + ": the peer could not seal: " + m.reason +
+                       "; synchronising again");
     vm->detail = "the peer could not seal: " + m.reason;
     if (vm->phase == VmPhase::active) begin_sync(*vm);
 }

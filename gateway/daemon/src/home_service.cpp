@@ -10,21 +10,27 @@
 namespace evac::daemon {
 namespace {
 
-constexpr uint64_t kRetryNs = 2 * kNsPerSecond;        // after an unreachable QMP socket
-constexpr uint64_t kRefusedRetryNs = 10 * kNsPerSecond;  // the reason may have gone: a pause, a foreign migration
+constexpr uint64_t kRetryNs = 2 * kNsPerSecond;  // after an unreachable QMP socket
+constexpr uint64_t kRefusedRetryNs =
+    10 * kNsPerSecond;  // the reason may have gone: a pause, a foreign migration
 constexpr size_t kNameMax = 64;
 constexpr size_t kHomeVmsMax = 16'384;
 
 bool valid_name(const std::string& name) {
     return !name.empty() && name.size() <= kNameMax && name.front() != '.' && name.front() != '-' &&
-           name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") ==
+           name.find_first_not_of(
+               "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") ==
                std::string::npos;
 }
 
 nlohmann::json disks_to_json(const std::vector<storage_sync::DiskInfo>& disks) {
     auto list = nlohmann::json::array();
     for (const auto& d : disks) {
-        list.push_back({{"name", d.name}, {"qdev", d.qdev}, {"node", d.node}, {"format", d.format}, {"bytes", d.size_bytes}});
+        list.push_back({{"name", d.name},
+                        {"qdev", d.qdev},
+                        {"node", d.node},
+                        {"format", d.format},
+                        {"bytes", d.size_bytes}});
     }
     return list;
 }
@@ -32,8 +38,9 @@ nlohmann::json disks_to_json(const std::vector<storage_sync::DiskInfo>& disks) {
 std::vector<storage_sync::DiskInfo> disks_from_json(const nlohmann::json& list) {
     std::vector<storage_sync::DiskInfo> disks;
     for (const auto& d : list) {
-        disks.push_back({d.at("name").get<std::string>(), d.at("qdev").get<std::string>(), d.at("node").get<std::string>(),
-                         d.at("format").get<std::string>(), d.at("bytes").get<uint64_t>()});
+        disks.push_back({d.at("name").get<std::string>(), d.at("qdev").get<std::string>(),
+                         d.at("node").get<std::string>(), d.at("format").get<std::string>(),
+                         d.at("bytes").get<uint64_t>()});
     }
     return disks;
 }
@@ -42,22 +49,35 @@ std::vector<storage_sync::DiskInfo> disks_from_json(const nlohmann::json& list) 
 
 const char* to_string(VmPhase phase) {
     switch (phase) {
-        case VmPhase::offline: return "offline";
-        case VmPhase::enrolling: return "enrolling";
-        case VmPhase::refused: return "refused";
-        case VmPhase::offering: return "offering";
-        case VmPhase::syncing: return "syncing";
-        case VmPhase::active: return "active";
-        case VmPhase::moved: return "moved";
+        case VmPhase::offline:
+            return "offline";
+        case VmPhase::enrolling:
+            return "enrolling";
+        case VmPhase::refused:
+            return "refused";
+        case VmPhase::offering:
+            return "offering";
+        case VmPhase::syncing:
+            return "syncing";
+        case VmPhase::active:
+            return "active";
+        case VmPhase::moved:
+            return "moved";
     }
     return "unknown";
 }
 
-HomeService::HomeService(Ports ports, uint64_t fingerprint_seed) : ports_(std::move(ports)), seed_(fingerprint_seed) {}
+HomeService::HomeService(Ports ports, uint64_t fingerprint_seed)
+    : ports_(std::move(ports)), seed_(fingerprint_seed) {}
 
 JobContext HomeService::job_context() const {
-    return {ports_.reducer, ports_.clock, ports_.log, ports_.config.site.run_dir,
-            ports_.config.site.state_dir + "/home", seed_, ports_.guard};
+    return {ports_.reducer,
+            ports_.clock,
+            ports_.log,
+            ports_.config.site.run_dir,
+            ports_.config.site.state_dir + "/home",
+            seed_,
+            ports_.guard};
 }
 
 // --- registry
@@ -71,10 +91,13 @@ Status HomeService::save(const HomeVm& vm) const {
                                 {"priority", vm.priority},
                                 {"max_downtime_ms", vm.max_downtime_ms},
                                 {"epoch_reserved", vm.epoch_reserved},
-                                {"facts", vm.examined.facts.ram_blocks.empty() ? std::string() : prestage::facts_to_text(vm.examined.facts)},
+                                {"facts", vm.examined.facts.ram_blocks.empty()
+                                              ? std::string()
+                                              : prestage::facts_to_text(vm.examined.facts)},
                                 {"argv", vm.examined.argv},
                                 {"disks", disks_to_json(vm.examined.disks)}};
-    return write_file_durably(ports_.config.site.state_dir + "/home/" + vm.name + ".json", record.dump(1) + "\n");
+    return write_file_durably(ports_.config.site.state_dir + "/home/" + vm.name + ".json",
+                              record.dump(1) + "\n");
 }
 
 Status HomeService::load() {
@@ -121,23 +144,28 @@ Status HomeService::load_one(const std::string& path) {
 
 Result<VmId> HomeService::add(const AddRequest& request) {
     if (!valid_name(request.name)) {
-        return make_error(Errc::invalid_argument,
-                          "name: '" + request.name + "' is refused; accepted: 1 to 64 of letters, digits, . _ -");
+        return make_error(
+            Errc::invalid_argument,
+            "name: '" + request.name + "' is refused; accepted: 1 to 64 of letters, digits, . _ -");
     }
     if (request.qmp_path.empty() || request.qmp_path.front() != '/') {
         return make_error(Errc::invalid_argument,
-                          "qmp: '" + request.qmp_path + "' is refused; accepted: the absolute path of a QMP Unix socket");
+                          "qmp: '" + request.qmp_path +
+                              "' is refused; accepted: the absolute path of a QMP Unix socket");
     }
-    if (vms_.size() >= kHomeVmsMax) return make_error(Errc::refused, "at most 16384 VMs are accepted");
+    if (vms_.size() >= kHomeVmsMax)
+        return make_error(Errc::refused, "at most 16384 VMs are accepted");
     if (HomeVm* old = find(request.name)) {
         if (old->phase != VmPhase::refused) {
-            return make_error(Errc::already_exists, "name: '" + request.name + "' is enrolled already");
+            return make_error(Errc::already_exists,
+                              "name: '" + request.name + "' is enrolled already");
         }
         EVAC_TRY(remove(request.name));
     }
     for (const auto& [id, vm] : vms_) {
         if (vm->qmp_path == request.qmp_path) {
-            return make_error(Errc::already_exists, "qmp: '" + request.qmp_path + "' is '" + vm->name + "'s");
+            return make_error(Errc::already_exists,
+                              "qmp: '" + request.qmp_path + "' is '" + vm->name + "'s");
         }
     }
     auto vm = std::make_unique<HomeVm>();
@@ -161,7 +189,8 @@ Status HomeService::remove(const std::string& name) {
     if (vm == nullptr) return make_error(Errc::not_found, "vm '" + name + "' is not enrolled");
     if (vm->busy) {
         if (vm->examined.capture) vm->examined.capture->cancel = true;
-        return make_error(Errc::unavailable, "vm '" + name + "' is being captured; try again in a moment");
+        return make_error(Errc::unavailable,
+                          "vm '" + name + "' is being captured; try again in a moment");
     }
     EVAC_TRY(ports_.coordinator.remove_vm(vm->id));
     std::error_code error;
@@ -199,11 +228,13 @@ void HomeService::connect(HomeVm& vm) {
     vm.busy = true;
     const VmId id = vm.id;
     const JobContext context = job_context();
-    // A guest in a handover may stand still and must not be probed. In `draining` it still runs, and what a killed gateway
-    // left of a round must be cleared away, which the examination does; the drain waits for it.
+    // A guest in a handover may stand still and must not be probed. In `draining` it still runs,
+    // and what a killed gateway left of a round must be cleared away, which the examination does;
+    // the drain waits for it.
     const auto* handover = ports_.coordinator.find(id);
     const auto state = handover == nullptr ? evacuation::State::protected_ : handover->state();
-    const bool known = !vm.examined.facts.ram_blocks.empty() && state != evacuation::State::protected_ &&
+    const bool known = !vm.examined.facts.ram_blocks.empty() &&
+                       state != evacuation::State::protected_ &&
                        state != evacuation::State::armed && state != evacuation::State::draining;
     Examined stored;
     if (known) {
@@ -212,9 +243,12 @@ void HomeService::connect(HomeVm& vm) {
         stored.argv = vm.examined.argv;
     }
     const bool enrolled_before = !vm.examined.facts.ram_blocks.empty();
-    const bool submitted = ports_.workers.submit([this, id, context, known, stored, enrolled_before, name = vm.name, path = vm.qmp_path](size_t) -> Completion {
-        auto examined = std::make_shared<Result<Examined>>(known ? reattach_vm(context, name, path, stored)
-                                                                 : examine_vm(context, name, path, enrolled_before));
+    const bool submitted = ports_.workers.submit([this, id, context, known, stored, enrolled_before,
+                                                  name = vm.name,
+                                                  path = vm.qmp_path](size_t) -> Completion {
+        auto examined = std::make_shared<Result<Examined>>(
+            known ? reattach_vm(context, name, path, stored)
+                  : examine_vm(context, name, path, enrolled_before));
         return [this, id, examined] {
             HomeVm* found = find(id);
             if (found == nullptr) return;
@@ -227,8 +261,8 @@ void HomeService::connect(HomeVm& vm) {
                                    ? VmPhase::refused
                                    : VmPhase::offline;
                 found->socket_dead = error.sys_errno == ECONNREFUSED || error.sys_errno == ENOENT;
-                found->retry_ns =
-                    ports_.clock.now_ns() + (found->phase == VmPhase::refused ? kRefusedRetryNs : kRetryNs);
+                found->retry_ns = ports_.clock.now_ns() +
+                                  (found->phase == VmPhase::refused ? kRefusedRetryNs : kRetryNs);
                 if (found->detail != error.message()) {
                     ports_.log.warning("vm " + found->name + ": " + error.message());
                 }
@@ -243,7 +277,8 @@ void HomeService::connect(HomeVm& vm) {
             found->failures = 0;
             const Status saved = save(*found);
             if (!saved.ok()) ports_.log.error("registry: " + saved.error().message());
-            ports_.reducer.command(to_reducer::AddVm{id, found->generation, found->regions(), found->flow});
+            ports_.reducer.command(
+                to_reducer::AddVm{id, found->generation, found->regions(), found->flow});
             found->phase = VmPhase::offering;
             offer(*found);
             run_next(id);
@@ -263,7 +298,8 @@ void HomeService::offer(HomeVm& vm) {
     enrol.vm = vm.id;
     enrol.name = vm.name;
     enrol.uuid = vm.uuid;
-    for (const auto& region : vm.regions()) enrol.regions.push_back({region.kind, region.size_bytes, region.name});
+    for (const auto& region : vm.regions())
+        enrol.regions.push_back({region.kind, region.size_bytes, region.name});
     enrol.facts = prestage::facts_to_text(vm.examined.facts);
     enrol.argv = vm.examined.argv;
     enrol.last_epoch = Epoch{vm.epoch};
@@ -290,7 +326,8 @@ void HomeService::on_enrol_result(const protocol::EnrolResult& m) {
     begin_sync(*vm);
 }
 
-// The peer's copy is the truth about what is staged: nothing else needs to survive a restart of either side.
+// The peer's copy is the truth about what is staged: nothing else needs to survive a restart of
+// either side.
 void HomeService::begin_sync(HomeVm& vm) {
     vm.phase = VmPhase::syncing;
     ++vm.generation;
@@ -302,7 +339,8 @@ void HomeService::begin_sync(HomeVm& vm) {
 void HomeService::on_reducer_event(const from_reducer::Event& event) {
     if (const auto* reset = std::get_if<from_reducer::VmReset>(&event)) {
         HomeVm* vm = find(reset->vm);
-        if (vm == nullptr || vm->phase != VmPhase::syncing || vm->generation != reset->generation) return;
+        if (vm == nullptr || vm->phase != VmPhase::syncing || vm->generation != reset->generation)
+            return;
         ports_.link.send(protocol::FingerprintsRequest{reset->vm, reset->batches});
     } else if (const auto* lost = std::get_if<from_reducer::PageLost>(&event)) {
         HomeVm* vm = find(lost->vm);
@@ -333,7 +371,8 @@ void HomeService::on_fingerprints(protocol::Fingerprints&& m) {
     const uint32_t generation = vm->generation;
     auto part = std::make_shared<protocol::Fingerprints>(std::move(m));
     with_capture(*vm, [this, id, generation, part](CaptureSet& set, size_t) -> Completion {
-        auto loaded = std::make_shared<Status>(set.catalogue->load(part->region, part->first_page, part->values));
+        auto loaded = std::make_shared<Status>(
+            set.catalogue->load(part->region, part->first_page, part->values));
         if (part->last && set.disks) set.disks->request_full_compare();
         return [this, id, generation, part, loaded] {
             HomeVm* found = find(id);
@@ -355,8 +394,10 @@ void HomeService::finish_sync(HomeVm& vm) {
 
 void HomeService::session_up() {
     for (auto& [id, vm] : vms_) {
-        if (vm->busy && vm->examined.capture) vm->examined.capture->cancel = true;  // what it captures is void
-        if (vm->phase == VmPhase::active || vm->phase == VmPhase::syncing || vm->phase == VmPhase::offering ||
+        if (vm->busy && vm->examined.capture)
+            vm->examined.capture->cancel = true;  // what it captures is void
+        if (vm->phase == VmPhase::active || vm->phase == VmPhase::syncing ||
+            vm->phase == VmPhase::offering ||
             (vm->phase == VmPhase::refused && vm->examined.capture)) {
             ++vm->generation;
             offer(*vm);
@@ -382,9 +423,13 @@ void HomeService::on_nak(protocol::Nak&& m) {
 
 double HomeService::rpo_s(const HomeVm& vm) const {
     if (vm.sealed_point_unix_ms == 0) return -1;
-    return static_cast<double>(std::max<int64_t>(0, ports_.clock.wall_unix_ms() - vm.sealed_point_unix_ms)) / 1000.0;
+    return static_cast<double>(
+               std::max<int64_t>(0, ports_.clock.wall_unix_ms() - vm.sealed_point_unix_ms)) /
+           1000.0;
 }
 
-bool HomeService::protected_now(const HomeVm& vm) const { return vm.phase == VmPhase::active && vm.sealed_once(); }
+bool HomeService::protected_now(const HomeVm& vm) const {
+    return vm.phase == VmPhase::active && vm.sealed_once();
+}
 
 }  // namespace evac::daemon

@@ -1,6 +1,7 @@
 #pragma once
-// The home side of this site, on the control thread: which VMs are protected, when their rounds run, what the peer has
-// sealed, and the acts of a handover that home must do. Durable: state_dir/home/<name>.json, one file per VM.
+// The home side of this site, on the control thread: which VMs are protected, when their rounds
+// run, what the peer has sealed, and the acts of a handover that home must do. Durable:
+// state_dir/home/<name>.json, one file per VM.
 #include <functional>
 #include <map>
 #include <memory>
@@ -29,7 +30,8 @@ class HomeService {
         PeerLink& link;
         evacuation::Coordinator& coordinator;
         prestage::StreamGuard* guard;  // may be null
-        // Executes what the state machine permits; the app gives both sides' acts to where they belong.
+        // Executes what the state machine permits; the app gives both sides' acts to where they
+        // belong.
         std::function<void(Result<evacuation::Acts>)> execute;
     };
     HomeService(Ports ports, uint64_t fingerprint_seed);
@@ -79,12 +81,13 @@ class HomeService {
     void round_done(VmId id, uint32_t generation, Result<PassResult> result, uint64_t started_ns);
     void lose_vm(HomeVm& vm, const std::string& why);
     Epoch next_epoch(HomeVm& vm);
-    // Runs `body` on a worker with the VM's capture set, then `done` here; waits for its turn while the VM is busy.
+    // Runs `body` on a worker with the VM's capture set, then `done` here; waits for its turn while
+    // the VM is busy.
     void with_capture(HomeVm& vm, std::function<Completion(CaptureSet&, size_t)> body);
     void run_next(VmId id);
     void pump_acts(HomeVm& vm);
-    void answer(const evacuation::Act& act, evacuation::HomeEventKind kind, const std::string& text = {},
-                Epoch epoch = {});
+    void answer(const evacuation::Act& act, evacuation::HomeEventKind kind,
+                const std::string& text = {}, Epoch epoch = {});
     bool drain_must_wait(HomeVm& vm) const;
     void act_drain(const evacuation::Act& act, HomeVm& vm);
     void act_stop(const evacuation::Act& act, HomeVm& vm);
@@ -97,7 +100,8 @@ class HomeService {
     uint64_t seed_;
     std::map<VmId, std::unique_ptr<HomeVm>> vms_;
     std::unordered_map<std::string, VmId> by_name_;
-    std::map<VmId, std::deque<std::function<void(HomeVm&)>>> waiting_;  // per busy VM; a handful of acts at most
+    std::map<VmId, std::deque<std::function<void(HomeVm&)>>>
+        waiting_;  // per busy VM; a handful of acts at most
     uint32_t next_id_ = 1;
     uint64_t next_round_ns_ = 0;  // CPU share: no pass before
     uint32_t rounds_running_ = 0;

@@ -1,6 +1,6 @@
 #pragma once
-// A VM that runs at this site and is prestaged at the other. Owner: the control thread; `capture` is lent to the job
-// that runs (busy), and nobody else touches it meanwhile.
+// A VM that runs at this site and is prestaged at the other. Owner: the control thread; `capture`
+// is lent to the job that runs (busy), and nobody else touches it meanwhile.
 #include <atomic>
 #include <deque>
 #include <memory>
@@ -38,7 +38,8 @@ struct CaptureSet {
     bool disks_ready = false;  // tracking; else the next pass begins it
     size_t ram_regions = 0;    // disks follow
     std::atomic<bool> cancel{false};
-    std::vector<std::pair<RegionId, uint64_t>> forget;  // pages that the next round must bring again
+    std::vector<std::pair<RegionId, uint64_t>>
+        forget;  // pages that the next round must bring again
 };
 
 struct Examined {
@@ -92,23 +93,23 @@ struct HomeVm {
     uint32_t epoch_reserved = 0;  // persisted: a restart goes on above it
     uint64_t retry_ns = 0;        // offline: not before
 
-    uint64_t last_start_ns = 0;   // of a pass
-    uint64_t last_point_ns = 0;   // guest time of the newest captured pass
+    uint64_t last_start_ns = 0;  // of a pass
+    uint64_t last_point_ns = 0;  // guest time of the newest captured pass
     bool last_incomplete = false;
-    Epoch awaiting{};             // a complete pass whose seal is not answered
+    Epoch awaiting{};  // a complete pass whose seal is not answered
     uint64_t awaiting_since_ns = 0;
     int64_t awaiting_point_unix_ms = 0;
     bool seal_sent = false;
     Epoch sealed{};
     int64_t sealed_point_unix_ms = 0;
-    uint32_t failures = 0;        // passes in a row
+    uint32_t failures = 0;  // passes in a row
     PassHistory history;
 
     // Handover
     std::deque<evacuation::Act> acts;  // waiting, in order; at most a handful
     bool act_running = false;
-    uint64_t drain_waits_since_ns = 0;     // for its copy to be synchronised; 0 = it does not wait
-    bool socket_dead = false;              // nobody listens on its QMP socket
+    uint64_t drain_waits_since_ns = 0;  // for its copy to be synchronised; 0 = it does not wait
+    bool socket_dead = false;           // nobody listens on its QMP socket
     Epoch final_epoch{};
     uint64_t backlog_at_alert_bytes = 0;
     uint64_t wire_at_alert_bytes = 0;

@@ -33,7 +33,8 @@ struct IngestStage::Vm {
     uint64_t batches = 0;  // in this session
     std::optional<protocol::Seal> seal;
     std::unordered_map<PageKey, Epoch, PageKeyHash> owed;  // references that did not hold
-    std::string broken;  // why a batch could not be applied; seals fail until home has reloaded our fingerprints
+    std::string broken;  // why a batch could not be applied; seals fail until home has reloaded our
+                         // fingerprints
     // Fingerprints being sent.
     bool printing = false;
     uint64_t print_after = 0;
@@ -63,7 +64,8 @@ struct IngestStage::Pages final : dedup::StagedPages {
         }
         return vm->staged->read(key.region, key.page, out);
     }
-    Status put(const PageKey& key, Epoch epoch, std::span<const std::byte, kPageBytes> page) override {
+    Status put(const PageKey& key, Epoch epoch,
+               std::span<const std::byte, kPageBytes> page) override {
         Vm* vm = writable(key);
         if (vm == nullptr) return make_error(Errc::refused, "page of a VM that is not staged here");
         auto outcome = vm->staged->put(key.region, key.page, epoch, page);
@@ -94,9 +96,11 @@ struct IngestStage::Pages final : dedup::StagedPages {
 };
 
 Result<std::unique_ptr<IngestStage>> IngestStage::create(ByteSpan secret, uint32_t recovery_points,
-                                                         wan::Transport& transport, ReducerStage& reducer,
-                                                         const Clock& clock, Logger& log) {
-    std::unique_ptr<IngestStage> stage(new IngestStage(recovery_points, transport, reducer, clock, log));
+                                                         wan::Transport& transport,
+                                                         ReducerStage& reducer, const Clock& clock,
+                                                         Logger& log) {
+    std::unique_ptr<IngestStage> stage(
+        new IngestStage(recovery_points, transport, reducer, clock, log));
     stage->seed_ = dedup::fingerprint_seed(secret);
     auto hasher = dedup::IdentityHasher::create(secret);
     EVAC_TRY(hasher);
@@ -109,7 +113,11 @@ Result<std::unique_ptr<IngestStage>> IngestStage::create(ByteSpan secret, uint32
 
 IngestStage::IngestStage(uint32_t recovery_points, wan::Transport& transport, ReducerStage& reducer,
                          const Clock& clock, Logger& log)
-    : recovery_points_(recovery_points), transport_(transport), reducer_(reducer), clock_(clock), log_(log) {}
+    : recovery_points_(recovery_points),
+      transport_(transport),
+      reducer_(reducer),
+      clock_(clock),
+      log_(log) {}
 
 IngestStage::~IngestStage() = default;
 
@@ -127,7 +135,9 @@ void IngestStage::pump_commands() {
     if (any) wake_.signal();
 }
 
-std::optional<from_ingest::Event> IngestStage::try_event() { return events_.try_pop(); }
+std::optional<from_ingest::Event> IngestStage::try_event() {
+    return events_.try_pop();
+}
 
 // --- the ingest thread
 
@@ -181,7 +191,8 @@ Status IngestStage::open_staged(const to_ingest::Open& c, Vm& vm) {
         return spec.vm == c.spec.vm && spec.regions.size() == c.spec.regions.size() &&
                std::equal(spec.regions.begin(), spec.regions.end(), c.spec.regions.begin(),
                           [](const auto& a, const auto& b) {
-                              return a.kind == b.kind && a.name == b.name && a.size_bytes == b.size_bytes;
+                              return a.kind == b.kind && a.name == b.name &&
+                                     a.size_bytes == b.size_bytes;
                           });
     };
     if (opened.ok() && same_regions((*opened)->spec())) {
@@ -189,13 +200,16 @@ Status IngestStage::open_staged(const to_ingest::Open& c, Vm& vm) {
         return {};
     }
     if (opened.ok() && (*opened)->landed()) {
-        return make_error(Errc::refused, "a landed copy of another shape is here and may be in use");
+        return make_error(Errc::refused,
+                          "a landed copy of another shape is here and may be in use");
     }
-    if (!opened.ok() && opened.error().code != Errc::not_found && opened.error().code != Errc::corrupt) {
+    if (!opened.ok() && opened.error().code != Errc::not_found &&
+        opened.error().code != Errc::corrupt) {
         return opened.error();
     }
     if (!opened.ok() && opened.error().code == Errc::corrupt) {
-        log_.warning("staged copy of '" + c.spec.name + "' is staged anew: " + opened.error().message());
+        log_.warning("staged copy of '" + c.spec.name +
+                     "' is staged anew: " + opened.error().message());
     }
     if (opened.ok()) opened->reset();
     EVAC_TRY(storage_sync::StagedVm::remove(files, c.dir, c.ram_dir));
@@ -246,7 +260,8 @@ void IngestStage::handle(to_ingest::Forget& c) {
     vms_.erase(found);
     if (dir.empty()) dir = ram_dir;
     if (dir.empty()) return;
-    const auto removed = storage_sync::StagedVm::remove(storage_sync::posix_files(), dir, ram_dir.empty() ? dir : ram_dir);
+    const auto removed = storage_sync::StagedVm::remove(storage_sync::posix_files(), dir,
+                                                        ram_dir.empty() ? dir : ram_dir);
     if (!removed.ok()) log_.warning("remove a staged copy: " + removed.error().message());
 }
 
@@ -270,7 +285,8 @@ void IngestStage::handle(to_ingest::Fingerprints& c) {
 
 void IngestStage::handle(to_ingest::MarkLanded& c) {
     Vm* vm = find(c.vm);
-    Status status = vm == nullptr ? Status(make_error(Errc::not_found, "no staged copy")) : Status();
+    Status status =
+        vm == nullptr ? Status(make_error(Errc::not_found, "no staged copy")) : Status();
     if (vm != nullptr && !vm->staged->landed()) status = vm->staged->mark_landed();
     if (vm != nullptr) vm->seal.reset();
     emit(from_ingest::Landed{c.vm, status, status.ok()});
@@ -283,7 +299,9 @@ void IngestStage::handle(to_ingest::UnmarkLanded& c) {
     emit(from_ingest::Landed{c.vm, status, !status.ok()});
 }
 
-void IngestStage::handle(to_ingest::Close& c) { vms_.erase(c.vm); }
+void IngestStage::handle(to_ingest::Close& c) {
+    vms_.erase(c.vm);
+}
 
 IngestStage::Vm* IngestStage::find(VmId id) {
     const auto found = vms_.find(id);
@@ -300,8 +318,8 @@ bool IngestStage::receive() {
         }
         if (!message) break;
         any = true;
-        // Messages of a session that control has not announced yet wait no longer than its command: both come from
-        // the transport, and control's is never behind data.
+        // Messages of a session that control has not announced yet wait no longer than its command:
+        // both come from the transport, and control's is never behind data.
         if (message->session != session_) {
             if (message->session == transport_.session()) {
                 to_ingest::NewSession changed{message->session};
@@ -328,7 +346,8 @@ void IngestStage::take(wan::Message& message) {
     } else if (auto* prints = std::get_if<protocol::Fingerprints>(&*decoded)) {
         emit(from_ingest::PeerFingerprints{std::move(*prints)});
     } else {
-        emit(from_ingest::Malformed{std::string("unexpected on a data class: ") + protocol::name_of(*decoded)});
+        emit(from_ingest::Malformed{std::string("unexpected on a data class: ") +
+                                    protocol::name_of(*decoded)});
     }
 }
 
@@ -353,7 +372,8 @@ void IngestStage::take_batch(ByteSpan payload) {
         refused.nak.vm = expanded->vm;
         refused.nak.sequence = expanded->sequence;
         for (const auto& nak : expanded->naks) {
-            if (vm->owed.size() >= kOwedMax) vm->broken = "more references are owed than can be remembered";
+            if (vm->owed.size() >= kOwedMax)
+                vm->broken = "more references are owed than can be remembered";
             vm->owed[nak.key] = nak.epoch;
             refused.nak.pages.push_back({nak.key.region, nak.key.page, nak.epoch});
         }
@@ -374,11 +394,13 @@ void IngestStage::take_seal(protocol::Seal& seal) {
 }
 
 void IngestStage::try_seal(VmId id, Vm& vm) {
-    if (!vm.seal || vm.batches != vm.seal->batches || (!vm.owed.empty() && vm.broken.empty())) return;
+    if (!vm.seal || vm.batches != vm.seal->batches || (!vm.owed.empty() && vm.broken.empty()))
+        return;
     const protocol::Seal seal = std::move(*vm.seal);
     vm.seal.reset();
     if (!vm.broken.empty()) {
-        emit(from_ingest::Sealed{id, seal.epoch, seal.handover, make_error(Errc::io, vm.broken), 0, 0});
+        emit(from_ingest::Sealed{id, seal.epoch, seal.handover, make_error(Errc::io, vm.broken), 0,
+                                 0});
         return;
     }
     const uint64_t begin_ns = clock_.now_ns();
@@ -387,7 +409,8 @@ void IngestStage::try_seal(VmId id, Vm& vm) {
     manifest.wall_unix_ms = seal.point_unix_ms;
     manifest.keep_previous = seal.handover == 0;
     const Status status = vm.staged->seal(seal.epoch, seal.device_state, manifest);
-    emit(from_ingest::Sealed{id, seal.epoch, seal.handover, status, clock_.now_ns() - begin_ns, seal.point_unix_ms});
+    emit(from_ingest::Sealed{id, seal.epoch, seal.handover, status, clock_.now_ns() - begin_ns,
+                             seal.point_unix_ms});
 }
 
 void IngestStage::flush_acks() {
@@ -399,7 +422,8 @@ void IngestStage::flush_acks() {
 
 bool IngestStage::send_fingerprints() {
     for (auto& [id, vm] : vms_) {
-        if (vm->printing && vm->staged && vm->batches >= vm->print_after) return send_fingerprints_of(id, *vm);
+        if (vm->printing && vm->staged && vm->batches >= vm->print_after)
+            return send_fingerprints_of(id, *vm);
     }
     return false;
 }

@@ -1,11 +1,13 @@
 #pragma once
 // The ingest thread: what home sent, into the staged copies. Owns all StagedVms of this site.
 //
-//   WAN (demand | disk | bulk) --> here: BATCH -> dedup::Expander -> StagedVm; SEAL -> StagedVm::seal
-//   control --commands--> here --events--> control       FINGERPRINTS of our copies --> reducer's ring --> WAN (disk)
+//   WAN (demand | disk | bulk) --> here: BATCH -> dedup::Expander -> StagedVm; SEAL ->
+//   StagedVm::seal control --commands--> here --events--> control       FINGERPRINTS of our copies
+//   --> reducer's ring --> WAN (disk)
 //
-// A SEAL is applied when as many batches as it names have come in this session and no reference is owed. A batch that
-// could not be applied counts, but makes the next seal fail; home then reloads what is staged here and goes on.
+// A SEAL is applied when as many batches as it names have come in this session and no reference is
+// owed. A batch that could not be applied counts, but makes the next seal fail; home then reloads
+// what is staged here and goes on.
 #include <deque>
 #include <map>
 #include <memory>
@@ -15,7 +17,6 @@
 #include <unordered_map>
 #include <variant>
 
-#include "event_fd.hpp"
 #include "evac/core/clock.hpp"
 #include "evac/core/log.hpp"
 #include "evac/core/spsc_ring.hpp"
@@ -23,22 +24,43 @@
 #include "evac/protocol/messages.hpp"
 #include "evac/storage_sync/staged_vm.hpp"
 #include "evac/wan/transport.hpp"
+#include "event_fd.hpp"
 
 namespace evac::daemon {
 
 class ReducerStage;
 
 namespace to_ingest {
-struct NewSession { wan::SessionId session{}; };
+struct NewSession {
+    wan::SessionId session{};
+};
 // Opens the staged copy in `dir`, or creates it; a copy of other regions is replaced.
-struct Open { VmId vm{}; std::string dir, ram_dir; storage_sync::StagedSpec spec; };
-struct Forget { VmId vm{}; };  // deletes the copy
-struct LoadState { VmId vm{}; };  // device state of the newest recovery point
-struct Fingerprints { VmId vm{}; uint64_t after_batches = 0; };
-struct MarkLanded { VmId vm{}; };
-struct UnmarkLanded { VmId vm{}; };
-struct Close { VmId vm{}; };  // the VM runs here as our own: the files are QEMU's alone
-using Command = std::variant<NewSession, Open, Forget, LoadState, Fingerprints, MarkLanded, UnmarkLanded, Close>;
+struct Open {
+    VmId vm{};
+    std::string dir, ram_dir;
+    storage_sync::StagedSpec spec;
+};
+struct Forget {
+    VmId vm{};
+};  // deletes the copy
+struct LoadState {
+    VmId vm{};
+};  // device state of the newest recovery point
+struct Fingerprints {
+    VmId vm{};
+    uint64_t after_batches = 0;
+};
+struct MarkLanded {
+    VmId vm{};
+};
+struct UnmarkLanded {
+    VmId vm{};
+};
+struct Close {
+    VmId vm{};
+};  // the VM runs here as our own: the files are QEMU's alone
+using Command = std::variant<NewSession, Open, Forget, LoadState, Fingerprints, MarkLanded,
+                             UnmarkLanded, Close>;
 }  // namespace to_ingest
 
 namespace from_ingest {
@@ -50,21 +72,46 @@ struct Opened {
     bool landed = false;
     std::vector<std::string> files;  // by region
 };
-struct Landed { VmId vm{}; Status status; bool landed = false; };  // answer to (Un)MarkLanded
-struct State { VmId vm{}; Result<Bytes> state; };  // packed
-struct Acked { VmId vm{}; std::vector<uint64_t> sequences; };
-struct Refused { protocol::Nak nak; };
-struct Sealed { VmId vm{}; Epoch epoch{}; uint64_t handover = 0; Status status; uint64_t apply_ns = 0; int64_t point_unix_ms = 0; };
-struct PeerFingerprints { protocol::Fingerprints prints; };  // about our own VMs, for home's side of this site
-struct Malformed { std::string text; };
-using Event = std::variant<Opened, Landed, State, Acked, Refused, Sealed, PeerFingerprints, Malformed>;
+struct Landed {
+    VmId vm{};
+    Status status;
+    bool landed = false;
+};  // answer to (Un)MarkLanded
+struct State {
+    VmId vm{};
+    Result<Bytes> state;
+};  // packed
+struct Acked {
+    VmId vm{};
+    std::vector<uint64_t> sequences;
+};
+struct Refused {
+    protocol::Nak nak;
+};
+struct Sealed {
+    VmId vm{};
+    Epoch epoch{};
+    uint64_t handover = 0;
+    Status status;
+    uint64_t apply_ns = 0;
+    int64_t point_unix_ms = 0;
+};
+struct PeerFingerprints {
+    protocol::Fingerprints prints;
+};  // about our own VMs, for home's side of this site
+struct Malformed {
+    std::string text;
+};
+using Event =
+    std::variant<Opened, Landed, State, Acked, Refused, Sealed, PeerFingerprints, Malformed>;
 }  // namespace from_ingest
 
 class IngestStage {
   public:
     static Result<std::unique_ptr<IngestStage>> create(ByteSpan secret, uint32_t recovery_points,
-                                                       wan::Transport& transport, ReducerStage& reducer,
-                                                       const Clock& clock, Logger& log);
+                                                       wan::Transport& transport,
+                                                       ReducerStage& reducer, const Clock& clock,
+                                                       Logger& log);
     ~IngestStage();
 
     void run(std::stop_token stop);  // the ingest thread
@@ -77,14 +124,15 @@ class IngestStage {
 
     static constexpr size_t kCommandsRing = 4096;
     static constexpr size_t kEventsRing = 16384;
-    static constexpr size_t kOwedMax = 1 << 20;  // references not resolved, per VM: 24 bytes each and more
+    static constexpr size_t kOwedMax =
+        1 << 20;  // references not resolved, per VM: 24 bytes each and more
 
   private:
     struct Vm;
     struct Pages;
 
-    IngestStage(uint32_t recovery_points, wan::Transport& transport, ReducerStage& reducer, const Clock& clock,
-                Logger& log);
+    IngestStage(uint32_t recovery_points, wan::Transport& transport, ReducerStage& reducer,
+                const Clock& clock, Logger& log);
     bool handle_commands();
     void handle(to_ingest::NewSession& c);
     void handle(to_ingest::Open& c);
@@ -118,7 +166,8 @@ class IngestStage {
     std::unique_ptr<dedup::Expander> expander_;
     wan::SessionId session_{};
     std::map<VmId, std::vector<uint64_t>> acks_;
-    std::deque<from_ingest::Event> events_waiting_;  // bounded: receiving pauses while it is not empty
+    std::deque<from_ingest::Event>
+        events_waiting_;  // bounded: receiving pauses while it is not empty
 
     SpscRing<to_ingest::Command> commands_{kCommandsRing};
     std::deque<to_ingest::Command> commands_waiting_;  // control thread

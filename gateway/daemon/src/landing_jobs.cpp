@@ -9,7 +9,8 @@ namespace evac::daemon {
 
 using evacuation::AwayEventKind;
 
-Result<std::string> differences(landing::Lander& lander, const std::string& home_facts, const Clock& clock, Logger& log) {
+Result<std::string> differences(landing::Lander& lander, const std::string& home_facts,
+                                const Clock& clock, Logger& log) {
     auto home = prestage::facts_from_text(home_facts);
     EVAC_TRY(home);
     auto away = prestage::collect_facts(*lander.monitor(), {}, clock, log);
@@ -23,13 +24,18 @@ Result<std::string> differences(landing::Lander& lander, const std::string& home
 
 namespace {
 
-bool marked(const std::string& dir) { return std::filesystem::exists(marker_of(dir)); }
+bool marked(const std::string& dir) {
+    return std::filesystem::exists(marker_of(dir));
+}
 
 }  // namespace
 
-std::string marker_of(const std::string& dir) { return dir + "/may-have-run"; }
+std::string marker_of(const std::string& dir) {
+    return dir + "/may-have-run";
+}
 
-LandingOutcome end_landing(landing::Lander* lander, const std::string& dir, const std::string& text) {
+LandingOutcome end_landing(landing::Lander* lander, const std::string& dir,
+                           const std::string& text) {
     if (lander == nullptr) {
         if (marked(dir)) return {AwayEventKind::landing_lost, text};
         return {AwayEventKind::landing_failed, text};
@@ -41,16 +47,19 @@ LandingOutcome end_landing(landing::Lander* lander, const std::string& dir, cons
     const bool may_have_run = marked(dir);
     const Status killed = lander->kill();
     if (!killed.ok() || may_have_run) {
-        return {AwayEventKind::landing_lost, text + (killed.ok() ? "" : "; " + killed.error().message())};
+        return {AwayEventKind::landing_lost,
+                text + (killed.ok() ? "" : "; " + killed.error().message())};
     }
     return {AwayEventKind::landing_failed, text};
 }
 
-LandingOutcome land(landing::Lander& lander, const std::string& dir, const landing::LandingState& state,
+LandingOutcome land(landing::Lander& lander, const std::string& dir,
+                    const landing::LandingState& state,
                     const std::vector<landing::SmallBlock>& blocks, bool paused) {
     if (lander.monitor() == nullptr && !lander.attach().ok()) {
         // A guest that may have run is not rolled back to the recovery point by starting it again.
-        if (marked(dir)) return {AwayEventKind::landing_lost, "its process, which may have run, is gone"};
+        if (marked(dir))
+            return {AwayEventKind::landing_lost, "its process, which may have run, is gone"};
         const Status launched = lander.launch();
         if (!launched.ok()) return end_landing(&lander, dir, launched.error().message());
     }

@@ -12,7 +12,8 @@ struct DaemonLog::Impl {
 };
 
 DaemonLog::DaemonLog(LogLevel level) : impl_(std::make_unique<Impl>()), level_(level) {
-    impl_->log = std::make_shared<spdlog::logger>("evacgwd", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    impl_->log = std::make_shared<spdlog::logger>(
+        "evacgwd", std::make_shared<spdlog::sinks::stderr_sink_mt>());
     impl_->log->set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
     impl_->log->set_level(spdlog::level::debug);
     impl_->log->flush_on(spdlog::level::debug);
@@ -33,8 +34,8 @@ void DaemonLog::write(LogLevel level, std::string_view text) {
         ++dropped_;
         return;
     }
-    static constexpr spdlog::level::level_enum kLevels[] = {spdlog::level::debug, spdlog::level::info,
-                                                           spdlog::level::warn, spdlog::level::err};
+    static constexpr spdlog::level::level_enum kLevels[] = {
+        spdlog::level::debug, spdlog::level::info, spdlog::level::warn, spdlog::level::err};
     impl_->log->log(kLevels[static_cast<size_t>(level)], "{}", text);
 }
 

@@ -10,7 +10,8 @@ namespace evac::daemon {
 
 class DaemonLog final : public Logger {
   public:
-    static constexpr uint32_t kLinesPerSecondMax = 200;  // beyond: dropped, and counted in the next second's first line
+    static constexpr uint32_t kLinesPerSecondMax =
+        200;  // beyond: dropped, and counted in the next second's first line
 
     explicit DaemonLog(LogLevel level);
     ~DaemonLog() override;

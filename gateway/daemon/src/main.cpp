@@ -1,4 +1,5 @@
-// evacgwd: the evacuation gateway's daemon. Exit codes: 0 stopped when asked, 1 failed, 2 usage or configuration.
+// evacgwd: the evacuation gateway's daemon. Exit codes: 0 stopped when asked, 1 failed, 2 usage or
+// configuration.
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
@@ -29,7 +30,8 @@ int main(int argc, char** argv) {
     bool check = false;
     bool verbose = false;
     cli.add_option("--config", config_path, "configuration file (TOML)")->required();
-    cli.add_flag("--check", check, "read the configuration and the files it names, say what is wrong, and end");
+    cli.add_flag("--check", check,
+                 "read the configuration and the files it names, say what is wrong, and end");
     cli.add_flag("--verbose", verbose, "log at level debug");
     cli.set_version_flag("--version", "evacgwd " EVAC_VERSION);
     try {
@@ -37,7 +39,8 @@ int main(int argc, char** argv) {
     } catch (const CLI::ParseError& e) {
         return cli.exit(e) == 0 ? 0 : 2;
     }
-    // Blocked before any thread exists, so that all inherit it: the control thread reads signals from a descriptor.
+    // Blocked before any thread exists, so that all inherit it: the control thread reads signals
+    // from a descriptor.
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
@@ -54,7 +57,8 @@ int main(int argc, char** argv) {
         std::printf("%s: ok\n", config_path.c_str());
         return 0;
     }
-    // A child that finishes open capture streams should we be killed; forked before any thread exists.
+    // A child that finishes open capture streams should we be killed; forked before any thread
+    // exists.
     auto guard = evac::prestage::StreamGuard::start();
     if (!guard.ok()) {
         std::fprintf(stderr, "evacgwd: %s\n", guard.error().message().c_str());
@@ -63,7 +67,10 @@ int main(int argc, char** argv) {
     auto app = evac::daemon::App::create(std::move(*config), log, &*guard);
     if (!app.ok()) {
         std::fprintf(stderr, "evacgwd: %s\n", app.error().message().c_str());
-        return app.error().code == evac::Errc::invalid_argument || app.error().code == evac::Errc::refused ? 2 : 1;
+        return app.error().code == evac::Errc::invalid_argument ||
+                       app.error().code == evac::Errc::refused
+                   ? 2
+                   : 1;
     }
     return (*app)->run();
 }

@@ -1,8 +1,8 @@
 #pragma once
-// Class control of the WAN, as the control thread uses it: ordered messages to the peer, with a bounded queue in front
-// of the transport's. A queue that overflows (kQueuedMax) or a session that ends makes everything waiting void: what must
-// survive that is said again by its owner when the next session is up.
-// Owner: the control thread.
+// Class control of the WAN, as the control thread uses it: ordered messages to the peer, with a
+// bounded queue in front of the transport's. A queue that overflows (kQueuedMax) or a session that
+// ends makes everything waiting void: what must survive that is said again by its owner when the
+// next session is up. Owner: the control thread.
 #include <deque>
 
 #include "evac/core/log.hpp"
@@ -27,7 +27,8 @@ class PeerLink {
     void send(const protocol::Message& message) {
         if (!up()) return;
         if (waiting_.size() >= kQueuedMax) {
-            log_.error("control messages to the peer overflow; they are dropped until the next session");
+            log_.error(
+                "control messages to the peer overflow; they are dropped until the next session");
             return;
         }
         waiting_.push_back(protocol::encode(message));
@@ -36,13 +37,16 @@ class PeerLink {
 
     void pump() {
         while (!waiting_.empty()) {
-            const auto result = transport_.try_send(wan::Class::control, session_, std::move(waiting_.front()));
+            const auto result =
+                transport_.try_send(wan::Class::control, session_, std::move(waiting_.front()));
             if (result == wan::SendResult::full) return;
-            if (result == wan::SendResult::session_changed || result == wan::SendResult::not_connected) {
+            if (result == wan::SendResult::session_changed ||
+                result == wan::SendResult::not_connected) {
                 waiting_.clear();
                 return;
             }
-            if (result == wan::SendResult::invalid) log_.error("a control message was refused by the transport");
+            if (result == wan::SendResult::invalid)
+                log_.error("a control message was refused by the transport");
             waiting_.pop_front();
         }
     }

@@ -10,20 +10,24 @@
 namespace evac::daemon {
 namespace {
 
-constexpr size_t kItemsPerTurn = 512;        // captured pages taken over before the link gets its turn
-constexpr size_t kPagesPerTurn = 32;         // pages reduced before the rings are looked at again
+constexpr size_t kItemsPerTurn = 512;  // captured pages taken over before the link gets its turn
+constexpr size_t kPagesPerTurn = 32;   // pages reduced before the rings are looked at again
 constexpr int kIdlePollMs = 100;
-constexpr uint64_t kPushWaitNs = 20 * kNsPerMs;         // a live capture may stall a guest's write for so long
+constexpr uint64_t kPushWaitNs =
+    20 * kNsPerMs;  // a live capture may stall a guest's write for so long
 constexpr uint64_t kPushWaitLongNs = 120 * kNsPerSecond;  // the guest stands still anyway
 constexpr uint64_t kStatsNs = kNsPerSecond;
 constexpr double kBucketSeconds = 0.1;
 
-wan::Class class_of_lane(uint8_t lane) { return static_cast<wan::Class>(lane); }
+wan::Class class_of_lane(uint8_t lane) {
+    return static_cast<wan::Class>(lane);
+}
 
 }  // namespace
 
-Result<std::unique_ptr<ReducerStage>> ReducerStage::create(const ReducerOptions& options, ByteSpan secret,
-                                                           dedup::Index& index, wan::Transport& transport,
+Result<std::unique_ptr<ReducerStage>> ReducerStage::create(const ReducerOptions& options,
+                                                           ByteSpan secret, dedup::Index& index,
+                                                           wan::Transport& transport,
                                                            const Clock& clock, Logger& log) {
     std::unique_ptr<ReducerStage> stage(new ReducerStage(options, transport, clock, log));
     auto hasher = dedup::IdentityHasher::create(secret);
@@ -46,8 +50,13 @@ Result<std::unique_ptr<ReducerStage>> ReducerStage::create(const ReducerOptions&
     return stage;
 }
 
-ReducerStage::ReducerStage(const ReducerOptions& options, wan::Transport& transport, const Clock& clock, Logger& log)
-    : options_(options), transport_(transport), clock_(clock), log_(log), pool_(options.queue_bytes) {
+ReducerStage::ReducerStage(const ReducerOptions& options, wan::Transport& transport,
+                           const Clock& clock, Logger& log)
+    : options_(options),
+      transport_(transport),
+      clock_(clock),
+      log_(log),
+      pool_(options.queue_bytes) {
     for (size_t i = 0; i < options.capture_lanes; ++i) {
         lanes_.push_back(std::make_unique<SpscRing<CapturedItem>>(kLaneItems));
     }
@@ -69,7 +78,9 @@ void ReducerStage::pump_commands() {
     if (any) wake_.signal();
 }
 
-std::optional<from_reducer::Event> ReducerStage::try_event() { return events_.try_pop(); }
+std::optional<from_reducer::Event> ReducerStage::try_event() {
+    return events_.try_pop();
+}
 
 const dedup::ReducerStats& ReducerStage::stats() {
     while (auto stats = stats_ring_.try_pop()) stats_ = *stats;
@@ -79,7 +90,8 @@ const dedup::ReducerStats& ReducerStage::stats() {
 bool ReducerStage::push(size_t lane, CapturedItem&& item, bool may_wait_long) {
     SpscRing<CapturedItem>& ring = *lanes_[lane];
     if (ring.try_push(std::move(item))) {
-        if (sleeping_.load(std::memory_order_relaxed) && (ring.size_approx() & 31) == 1) wake_.signal();
+        if (sleeping_.load(std::memory_order_relaxed) && (ring.size_approx() & 31) == 1)
+            wake_.signal();
         return true;
     }
     wake_.signal();
@@ -119,7 +131,8 @@ void ReducerStage::wait(std::stop_token stop) {
     for (const wan::Class c : {wan::Class::demand, wan::Class::disk, wan::Class::bulk}) {
         if (class_blocked(c)) waiters[count++] = {transport_.writable_fd(c), POLLIN, 0};
     }
-    const bool quiet = std::all_of(lanes_.begin(), lanes_.end(), [](auto& lane) { return lane->empty_approx(); }) &&
+    const bool quiet = std::all_of(lanes_.begin(), lanes_.end(),
+                                   [](auto& lane) { return lane->empty_approx(); }) &&
                        commands_.empty_approx() && messages_.empty_approx();
     if (quiet && !stop.stop_requested()) {
         // A reached ceiling is lifted by time alone.
@@ -174,7 +187,8 @@ void ReducerStage::handle(to_reducer::AddVm& c) {
     vm.queue = std::make_unique<prestage::DirtyQueue>(pool_, vm.regions);
     for (size_t i = 0; i < vm.regions.size(); ++i) {
         const uint64_t pages = (vm.regions[i].size_bytes + kPageBytes - 1) / kPageBytes;
-        const auto set = reducer_->set_region(c.vm, RegionId{static_cast<uint16_t>(i)}, vm.regions[i].kind, pages);
+        const auto set = reducer_->set_region(c.vm, RegionId{static_cast<uint16_t>(i)},
+                                              vm.regions[i].kind, pages);
         if (!set.ok()) log_.warning("dedup tags: " + set.error().message());
     }
 }
@@ -219,7 +233,9 @@ void ReducerStage::handle(to_reducer::Naks& c) {
         const PageKey key{c.vm, page.region, page.page};
         if (raw(page.region) >= vm.regions.size()) continue;
         const bool is_disk = vm.regions[raw(page.region)].kind == RegionKind::disk;
-        const wan::Class cls = vm.final_mode ? wan::Class::demand : is_disk ? wan::Class::disk : wan::Class::bulk;
+        const wan::Class cls = vm.final_mode ? wan::Class::demand
+                               : is_disk     ? wan::Class::disk
+                                             : wan::Class::bulk;
         const auto outcome =
             reducer_->nak(c.vm, c.sequence, key, page.epoch, static_cast<uint8_t>(wan::index(cls)));
         if (outcome != dedup::NakOutcome::unknown) continue;
@@ -278,9 +294,11 @@ bool ReducerStage::drain_lanes() {
 
 void ReducerStage::take_item(CapturedItem& item) {
     const auto found = vms_.find(item.vm);
-    const bool wanted = found != vms_.end() && found->second.active && found->second.generation == item.generation;
+    const bool wanted =
+        found != vms_.end() && found->second.active && found->second.generation == item.generation;
     if (item.end) {
-        // A round that is complete replaces an older obligation: what waits in the queue is the newer state.
+        // A round that is complete replaces an older obligation: what waits in the queue is the
+        // newer state.
         if (wanted && item.end->complete) found->second.obligation = std::move(item.end);
         return;
     }
@@ -304,7 +322,8 @@ void ReducerStage::take_item(CapturedItem& item) {
 bool ReducerStage::ceiling_reached() {
     if (options_.ceiling_bytes_per_s <= 0 || urgent_) return false;
     const uint64_t now_ns = clock_.now_ns();
-    const double earned = static_cast<double>(now_ns - tokens_ns_) / static_cast<double>(kNsPerSecond);
+    const double earned =
+        static_cast<double>(now_ns - tokens_ns_) / static_cast<double>(kNsPerSecond);
     tokens_ns_ = now_ns;
     tokens_bytes_ = std::min(tokens_bytes_ + earned * options_.ceiling_bytes_per_s,
                              kBucketSeconds * options_.ceiling_bytes_per_s);
@@ -318,14 +337,16 @@ ReducerStage::Vm* ReducerStage::next_vm(VmId& id) {
     for (auto& [vm_id, vm] : vms_) {
         if (!vm.final_mode || !vm.active) continue;
         final_bytes += vm.queue->content_bytes();
-        const bool has_work = !vm.sent_seal && (!vm.queue->empty() || (vm.obligation && vm.handover != 0));
+        const bool has_work =
+            !vm.sent_seal && (!vm.queue->empty() || (vm.obligation && vm.handover != 0));
         if (!has_work || (best != nullptr && best->rank <= vm.rank)) continue;
         best = &vm;
         id = vm_id;
     }
     final_waiting_ = final_bytes + transport_.queued_bytes(wan::Class::demand);
     if (best != nullptr) return class_blocked(wan::Class::demand) ? nullptr : best;
-    if (class_blocked(wan::Class::disk) || class_blocked(wan::Class::bulk) || ceiling_reached()) return nullptr;
+    if (class_blocked(wan::Class::disk) || class_blocked(wan::Class::bulk) || ceiling_reached())
+        return nullptr;
     auto at = vms_.upper_bound(cursor_);
     for (size_t i = 0; i < vms_.size(); ++i, ++at) {
         if (at == vms_.end()) at = vms_.begin();
@@ -357,7 +378,9 @@ bool ReducerStage::reduce(VmId id, Vm& vm) {
         item.is_zero = page->is_zero;
         item.page = page->bytes;
         const bool is_disk = vm.regions[raw(page->region)].kind == RegionKind::disk;
-        const wan::Class cls = vm.final_mode ? wan::Class::demand : is_disk ? wan::Class::disk : wan::Class::bulk;
+        const wan::Class cls = vm.final_mode ? wan::Class::demand
+                               : is_disk     ? wan::Class::disk
+                                             : wan::Class::bulk;
         item.lane = static_cast<uint8_t>(wan::index(cls));
         reducer_->add(item);
         vm.flow->sent_pages += 1;
@@ -379,7 +402,8 @@ bool ReducerStage::reduce(VmId id, Vm& vm) {
 
 bool ReducerStage::try_seal(VmId id, Vm& vm) {
     if (!vm.obligation || vm.sent_seal) return false;
-    if (vm.obligation->final_pass && (vm.handover == 0 || vm.final_epoch != vm.obligation->epoch)) return false;
+    if (vm.obligation->final_pass && (vm.handover == 0 || vm.final_epoch != vm.obligation->epoch))
+        return false;
     vm.sent_seal = std::move(vm.obligation);
     send_seal(id, vm);
     return true;
@@ -407,7 +431,8 @@ bool ReducerStage::flush_outgoing() {
     for (auto& waiting : outgoing_) {
         while (!waiting.empty()) {
             Outgoing& next = waiting.front();
-            const wan::SendResult result = transport_.try_send(next.cls, session_, std::move(next.message));
+            const wan::SendResult result =
+                transport_.try_send(next.cls, session_, std::move(next.message));
             if (result == wan::SendResult::full) break;
             if (result == wan::SendResult::ok) {
                 waiting.pop_front();
@@ -431,12 +456,14 @@ bool ReducerStage::forward_messages() {
     if (class_blocked(wan::Class::disk) || session_ == wan::SessionId::none) return false;
     auto message = messages_.try_pop();
     if (!message) return false;
-    outgoing_[wan::index(wan::Class::disk)].push_back({wan::Class::disk, std::move(*message), VmId{}});
+    outgoing_[wan::index(wan::Class::disk)].push_back(
+        {wan::Class::disk, std::move(*message), VmId{}});
     return true;
 }
 
 void ReducerStage::emit(from_reducer::Event event) {
-    // Room for every VM's seal and a burst of lost pages; beyond, a lost page costs a later mismatch, no more.
+    // Room for every VM's seal and a burst of lost pages; beyond, a lost page costs a later
+    // mismatch, no more.
     if (!events_.try_push(std::move(event))) log_.warning("reducer: event ring is full");
     events_wake_.signal();
 }

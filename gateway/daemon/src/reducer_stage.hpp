@@ -1,15 +1,19 @@
 #pragma once
 // The reducer thread: captured pages in, batches and seals out on the WAN's data classes.
 //
-//   capture workers --ring each--> DirtyQueue per VM --take--> dedup::Reducer --> WAN (demand | disk | bulk)
-//   control --commands--> here --events--> control          ingest --ready messages--> here --> WAN (disk)
+//   capture workers --ring each--> DirtyQueue per VM --take--> dedup::Reducer --> WAN (demand |
+//   disk | bulk) control --commands--> here --events--> control          ingest --ready messages-->
+//   here --> WAN (disk)
 //
 // What it keeps to:
-//  - SEAL(vm, e) goes out when the round's end has come complete, the VM's queue is empty and every open batch was
-//    given to the transport; then nothing of a later epoch goes out for that VM until away has answered.
+//  - SEAL(vm, e) goes out when the round's end has come complete, the VM's queue is empty and every
+//  open batch was
+//    given to the transport; then nothing of a later epoch goes out for that VM until away has
+//    answered.
 //  - The final seal of a handover waits for allow_final: the journal comes first.
 //  - Pages of a VM in its final pass go before everything else, in class demand.
-//  - A new session makes everything here void: queues are cleared, and what comes with an old generation is dropped.
+//  - A new session makes everything here void: queues are cleared, and what comes with an old
+//  generation is dropped.
 #include <atomic>
 #include <deque>
 #include <map>
@@ -18,7 +22,6 @@
 #include <variant>
 #include <vector>
 
-#include "event_fd.hpp"
 #include "evac/core/log.hpp"
 #include "evac/core/spsc_ring.hpp"
 #include "evac/dedup/index.hpp"
@@ -26,6 +29,7 @@
 #include "evac/prestage/dirty_queue.hpp"
 #include "evac/protocol/messages.hpp"
 #include "evac/wan/transport.hpp"
+#include "event_fd.hpp"
 
 namespace evac::daemon {
 
@@ -34,10 +38,10 @@ using PageBuffer = std::array<std::byte, kPageBytes>;
 // The end of a capture pass, behind its last page.
 struct RoundEnd {
     Epoch epoch{};
-    bool complete = false;     // nothing was dropped: may be sealed
-    bool final_pass = false;   // of a handover: sealed only when allowed
+    bool complete = false;    // nothing was dropped: may be sealed
+    bool final_pass = false;  // of a handover: sealed only when allowed
     int64_t point_unix_ms = 0;
-    Bytes device_state;        // packed
+    Bytes device_state;  // packed
 };
 
 struct CapturedItem {
@@ -53,7 +57,8 @@ struct CapturedItem {
     std::unique_ptr<RoundEnd> end;        // set: this is no page
 };
 
-// What anyone may read of a VM's flow; written by the reducer thread (prestage drops by capture workers).
+// What anyone may read of a VM's flow; written by the reducer thread (prestage drops by capture
+// workers).
 struct VmFlow {
     std::atomic<uint64_t> queued_pages{0};
     std::atomic<uint64_t> queued_bytes{0};  // content, zero pages not counted
@@ -63,30 +68,75 @@ struct VmFlow {
 };
 
 namespace to_reducer {
-struct NewSession { wan::SessionId session{}; };
+struct NewSession {
+    wan::SessionId session{};
+};
 struct AddVm {
     VmId vm{};
     uint32_t generation = 0;
     std::vector<prestage::RegionInfo> regions;
     std::shared_ptr<VmFlow> flow;
 };
-struct RemoveVm { VmId vm{}; };
-struct ResetVm { VmId vm{}; uint32_t generation = 0; };
-struct LoadTags { VmId vm{}; RegionId region{}; uint64_t first_page = 0; std::vector<Fingerprint> fingerprints; };
-struct Acknowledge { VmId vm{}; std::vector<uint64_t> sequences; };
-struct Naks { VmId vm{}; uint64_t sequence = 0; std::vector<protocol::NakPage> pages; };
-struct SealAnswered { VmId vm{}; Epoch epoch{}; };  // sealed or not: the VM's next epoch may go out
-struct AllowFinal { VmId vm{}; Epoch epoch{}; uint64_t handover = 0; };
-struct FinalMode { VmId vm{}; bool on = false; uint32_t rank = 0; };
-struct Urgent { bool on = false; };  // no ceiling of prestaging's own
-using Command = std::variant<NewSession, AddVm, RemoveVm, ResetVm, LoadTags, Acknowledge, Naks, SealAnswered,
-                             AllowFinal, FinalMode, Urgent>;
+struct RemoveVm {
+    VmId vm{};
+};
+struct ResetVm {
+    VmId vm{};
+    uint32_t generation = 0;
+};
+struct LoadTags {
+    VmId vm{};
+    RegionId region{};
+    uint64_t first_page = 0;
+    std::vector<Fingerprint> fingerprints;
+};
+struct Acknowledge {
+    VmId vm{};
+    std::vector<uint64_t> sequences;
+};
+struct Naks {
+    VmId vm{};
+    uint64_t sequence = 0;
+    std::vector<protocol::NakPage> pages;
+};
+struct SealAnswered {
+    VmId vm{};
+    Epoch epoch{};
+};  // sealed or not: the VM's next epoch may go out
+struct AllowFinal {
+    VmId vm{};
+    Epoch epoch{};
+    uint64_t handover = 0;
+};
+struct FinalMode {
+    VmId vm{};
+    bool on = false;
+    uint32_t rank = 0;
+};
+struct Urgent {
+    bool on = false;
+};  // no ceiling of prestaging's own
+using Command = std::variant<NewSession, AddVm, RemoveVm, ResetVm, LoadTags, Acknowledge, Naks,
+                             SealAnswered, AllowFinal, FinalMode, Urgent>;
 }  // namespace to_reducer
 
 namespace from_reducer {
-struct SealSent { VmId vm{}; Epoch epoch{}; bool final_pass = false; uint64_t batches = 0; };
-struct PageLost { VmId vm{}; RegionId region{}; uint64_t page = 0; };  // the catalogue must forget it
-struct VmReset { VmId vm{}; uint32_t generation = 0; uint64_t batches = 0; };  // nothing of it goes out any more
+struct SealSent {
+    VmId vm{};
+    Epoch epoch{};
+    bool final_pass = false;
+    uint64_t batches = 0;
+};
+struct PageLost {
+    VmId vm{};
+    RegionId region{};
+    uint64_t page = 0;
+};  // the catalogue must forget it
+struct VmReset {
+    VmId vm{};
+    uint32_t generation = 0;
+    uint64_t batches = 0;
+};  // nothing of it goes out any more
 using Event = std::variant<SealSent, PageLost, VmReset>;
 }  // namespace from_reducer
 
@@ -99,8 +149,9 @@ struct ReducerOptions {
 
 class ReducerStage {
   public:
-    static Result<std::unique_ptr<ReducerStage>> create(const ReducerOptions& options, ByteSpan secret,
-                                                        dedup::Index& index, wan::Transport& transport,
+    static Result<std::unique_ptr<ReducerStage>> create(const ReducerOptions& options,
+                                                        ByteSpan secret, dedup::Index& index,
+                                                        wan::Transport& transport,
                                                         const Clock& clock, Logger& log);
 
     void run(std::stop_token stop);  // the reducer thread
@@ -123,8 +174,8 @@ class ReducerStage {
     // Control thread; a snapshot about a second old.
     const dedup::ReducerStats& stats();
 
-    static constexpr size_t kLaneItems = 2048;       // 8 MiB of pages per capture worker
-    static constexpr size_t kMessagesWaiting = 16;   // from ingest, at most 256 KiB each
+    static constexpr size_t kLaneItems = 2048;      // 8 MiB of pages per capture worker
+    static constexpr size_t kMessagesWaiting = 16;  // from ingest, at most 256 KiB each
     static constexpr size_t kCommandsRing = 4096;
     static constexpr size_t kEventsRing = 16384;
 
@@ -148,7 +199,8 @@ class ReducerStage {
         VmId vm{};
     };
 
-    ReducerStage(const ReducerOptions& options, wan::Transport& transport, const Clock& clock, Logger& log);
+    ReducerStage(const ReducerOptions& options, wan::Transport& transport, const Clock& clock,
+                 Logger& log);
     bool handle_commands();
     void handle(to_reducer::NewSession& c);
     void handle(to_reducer::AddVm& c);
@@ -189,7 +241,8 @@ class ReducerStage {
     std::map<VmId, Vm> vms_;
     VmId cursor_{};
     wan::SessionId session_{};
-    std::array<std::deque<Outgoing>, wan::kClasses> outgoing_;  // a few per class: at most what one reduce() emits
+    std::array<std::deque<Outgoing>, wan::kClasses>
+        outgoing_;  // a few per class: at most what one reduce() emits
     bool urgent_ = false;
     double tokens_bytes_ = 0;
     uint64_t tokens_ns_ = 0;

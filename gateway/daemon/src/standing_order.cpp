@@ -18,8 +18,9 @@ Status StandingOrder::load() {
     EVAC_TRY(text);
     const auto record = nlohmann::json::parse(*text, nullptr, false);
     try {
-        order_ = Order{record.at("event").get<std::string>(), record.at("reason").get<std::string>(),
-                       record.at("until_unix_ms").get<int64_t>()};
+        order_ =
+            Order{record.at("event").get<std::string>(), record.at("reason").get<std::string>(),
+                  record.at("until_unix_ms").get<int64_t>()};
     } catch (const nlohmann::json::exception& e) {
         return make_error(Errc::corrupt, "'" + path_ + "': " + e.what());
     }
@@ -32,8 +33,8 @@ Status StandingOrder::give(Order order) {
                                 {"event", order_->event_id},
                                 {"reason", order_->reason},
                                 {"until_unix_ms", order_->until_unix_ms}};
-    return write_file_durably(path_,
-                              record.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+    return write_file_durably(
+        path_, record.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
 bool StandingOrder::cancel(const std::string& event_id) {

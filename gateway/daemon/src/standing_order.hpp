@@ -1,8 +1,8 @@
 #pragma once
-// "Everything out": the order of an alert, or of an operator for all VMs. It stands until it is cancelled or has stood too
-// long, because what an alert finds is seldom complete: the line may just be down, a copy may be in synchronisation, a
-// first copy may be half-way. Such a VM is moved as soon as it can be. Durable: state_dir/standing-order.json.
-// Owner: the control thread.
+// "Everything out": the order of an alert, or of an operator for all VMs. It stands until it is
+// cancelled or has stood too long, because what an alert finds is seldom complete: the line may
+// just be down, a copy may be in synchronisation, a first copy may be half-way. Such a VM is moved
+// as soon as it can be. Durable: state_dir/standing-order.json. Owner: the control thread.
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -20,7 +20,8 @@ class StandingOrder {
   public:
     explicit StandingOrder(std::string path) : path_(std::move(path)) {}
 
-    // Takes up what an earlier process was ordered. Errors: corrupt or io, which name the file; no order stands then.
+    // Takes up what an earlier process was ordered. Errors: corrupt or io, which name the file; no
+    // order stands then.
     Status load();
     // Replaces the present one. What cannot be written stands all the same, in this process.
     Status give(Order order);

@@ -10,8 +10,13 @@ namespace {
 
 using Json = nlohmann::json;
 
-double mib(uint64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(kMiB); }
-double rounded(double value) { return static_cast<double>(static_cast<int64_t>(value * 1000 + (value < 0 ? -0.5 : 0.5))) / 1000; }
+double mib(uint64_t bytes) {
+    return static_cast<double>(bytes) / static_cast<double>(kMiB);
+}
+double rounded(double value) {
+    return static_cast<double>(static_cast<int64_t>(value * 1000 + (value < 0 ? -0.5 : 0.5))) /
+           1000;
+}
 
 template <class Member>
 double percentile(const PassHistory& history, Member member, double share) {
@@ -36,9 +41,10 @@ std::string state_of(App& app, const HomeVm& vm) {
 Json rungs_json(const std::array<dedup::RungStats, dedup::kRungCount>& rungs) {
     Json out;
     for (size_t i = 0; i < dedup::kRungCount; ++i) {
-        out[dedup::to_string(static_cast<dedup::Rung>(i))] = {{"pages", rungs[i].pages},
-                                                              {"raw_mib", rounded(mib(rungs[i].raw_bytes))},
-                                                              {"wire_mib", rounded(mib(rungs[i].wire_bytes))}};
+        out[dedup::to_string(static_cast<dedup::Rung>(i))] = {
+            {"pages", rungs[i].pages},
+            {"raw_mib", rounded(mib(rungs[i].raw_bytes))},
+            {"wire_mib", rounded(mib(rungs[i].wire_bytes))}};
     }
     return out;
 }
@@ -46,7 +52,8 @@ Json rungs_json(const std::array<dedup::RungStats, dedup::kRungCount>& rungs) {
 Json drops_json(const wan::Stats& stats) {
     Json out = Json::object();
     for (size_t i = 0; i < wan::kDropReasons; ++i) {
-        if (stats.drops[i] != 0) out[wan::to_string(static_cast<wan::DropReason>(i))] = stats.drops[i];
+        if (stats.drops[i] != 0)
+            out[wan::to_string(static_cast<wan::DropReason>(i))] = stats.drops[i];
     }
     return out;
 }
@@ -63,7 +70,8 @@ Json left_behind(App& app, const evacuation::Progress* progress) {
     for (const auto& [id, vm] : app.home().vms()) {
         if (listed.count(id) != 0 || vm->phase == VmPhase::moved) continue;
         const std::string state = state_of(app, *vm);
-        left.push_back({{"name", vm->name}, {"why", vm->detail.empty() ? state : state + ": " + vm->detail}});
+        left.push_back(
+            {{"name", vm->name}, {"why", vm->detail.empty() ? state : state + ": " + vm->detail}});
     }
     return left;
 }
@@ -89,31 +97,35 @@ Json standing_json(App& app, const Order& order) {
 
 Json vm_json(App& app, const HomeVm& vm) {
     const double rpo_s = app.home().rpo_s(vm);
-    Json out{{"name", vm.name},
-             {"id", raw(vm.id)},
-             {"state", state_of(app, vm)},
-             {"phase", to_string(vm.phase)},
-             {"detail", vm.detail},
-             {"qmp", vm.qmp_path},
-             {"priority", vm.priority},
-             {"max_downtime_ms", vm.max_downtime_ms},
-             {"memory_mib", rounded(mib(vm.examined.facts.memory_bytes))},
-             {"staged_mib", vm.sealed_once() ? rounded(mib(vm.total_bytes())) : 0.0},
-             {"backlog_mib", rounded(mib(vm.flow->queued_bytes))},
-             {"sent_mib", rounded(mib(vm.flow->raw_bytes))},
-             {"wire_mib", rounded(mib(vm.flow->wire_bytes))},
-             {"rounds", vm.history.count},
-             {"sealed_epoch", raw(vm.sealed)},
-             {"method", vm.examined.facts.background_snapshot ? "sealed rounds (background-snapshot)" : "stopped passes"},
-             {"pause_ms_median", rounded(percentile(vm.history, &PassHistory::Entry::pause_ms, 0.5))},
-             {"pause_ms_max", rounded(percentile(vm.history, &PassHistory::Entry::pause_ms, 1))},
-             {"pause_upper_ms_max", rounded(percentile(vm.history, &PassHistory::Entry::pause_upper_ms, 1))},
-             {"round_s_median", rounded(percentile(vm.history, &PassHistory::Entry::duration_s, 0.5))}};
+    Json out{
+        {"name", vm.name},
+        {"id", raw(vm.id)},
+        {"state", state_of(app, vm)},
+        {"phase", to_string(vm.phase)},
+        {"detail", vm.detail},
+        {"qmp", vm.qmp_path},
+        {"priority", vm.priority},
+        {"max_downtime_ms", vm.max_downtime_ms},
+        {"memory_mib", rounded(mib(vm.examined.facts.memory_bytes))},
+        {"staged_mib", vm.sealed_once() ? rounded(mib(vm.total_bytes())) : 0.0},
+        {"backlog_mib", rounded(mib(vm.flow->queued_bytes))},
+        {"sent_mib", rounded(mib(vm.flow->raw_bytes))},
+        {"wire_mib", rounded(mib(vm.flow->wire_bytes))},
+        {"rounds", vm.history.count},
+        {"sealed_epoch", raw(vm.sealed)},
+        {"method", vm.examined.facts.background_snapshot ? "sealed rounds (background-snapshot)"
+                                                         : "stopped passes"},
+        {"pause_ms_median", rounded(percentile(vm.history, &PassHistory::Entry::pause_ms, 0.5))},
+        {"pause_ms_max", rounded(percentile(vm.history, &PassHistory::Entry::pause_ms, 1))},
+        {"pause_upper_ms_max",
+         rounded(percentile(vm.history, &PassHistory::Entry::pause_upper_ms, 1))},
+        {"round_s_median", rounded(percentile(vm.history, &PassHistory::Entry::duration_s, 0.5))}};
     out["rpo_target_s"] = app.config().prestage.rpo_target_s;
     out["rpo_s"] = rpo_s < 0 ? Json() : Json(rounded(rpo_s));
     Json disks = Json::array();
     for (const auto& region : vm.regions()) {
-        if (region.kind == RegionKind::disk) disks.push_back({{"name", region.name}, {"mib", mib(region.size_bytes)}});
+        if (region.kind == RegionKind::disk)
+            disks.push_back({{"name", region.name}, {"mib", mib(region.size_bytes)}});
     }
     out["disks"] = disks;
     return out;
@@ -122,7 +134,8 @@ Json vm_json(App& app, const HomeVm& vm) {
 Json evacuation_json(App& app) {
     const auto progress = app.coordinator().progress(app.now());
     const Order* order = app.standing_order();
-    if (order != nullptr && !app.coordinator().joins(order->event_id)) return standing_json(app, *order);
+    if (order != nullptr && !app.coordinator().joins(order->event_id))
+        return standing_json(app, *order);
     if (progress.stage == evacuation::Stage::idle) return {};
     Json vms = Json::array();
     uint64_t last_ms = 0;
@@ -130,20 +143,21 @@ Json evacuation_json(App& app) {
         if (p.outcome == evacuation::Outcome::none) continue;
         const HomeVm* vm = app.home().find(p.vm);
         last_ms = std::max(last_ms, p.away_ms);
-        Json entry{{"name", vm == nullptr ? std::to_string(raw(p.vm)) : vm->name},
-                   {"state", evacuation::to_string(p.state)},
-                   {"outcome", evacuation::to_string(p.outcome)},
-                   {"turns", p.turns},
-                   {"downtime_ms", p.downtime_ms},
-                   {"predicted_downtime_ms", p.predicted_downtime_ms},
-                   {"predicted_away_s", static_cast<double>(p.predicted_away_ms) / 1000},
-                   {"away_s", p.away_ms == 0 ? Json() : Json(static_cast<double>(p.away_ms) / 1000)},
-                   {"landed_paused", p.landed_paused},
-                   {"stop_ms", static_cast<double>(p.parts.stop_ns) / 1e6},
-                   {"capture_ms", static_cast<double>(p.parts.capture_ns) / 1e6},
-                   {"seal_ms", static_cast<double>(p.parts.seal_ns) / 1e6},
-                   {"landing_ms", static_cast<double>(p.parts.landing_ns) / 1e6},
-                   {"detail", p.detail}};
+        Json entry{
+            {"name", vm == nullptr ? std::to_string(raw(p.vm)) : vm->name},
+            {"state", evacuation::to_string(p.state)},
+            {"outcome", evacuation::to_string(p.outcome)},
+            {"turns", p.turns},
+            {"downtime_ms", p.downtime_ms},
+            {"predicted_downtime_ms", p.predicted_downtime_ms},
+            {"predicted_away_s", static_cast<double>(p.predicted_away_ms) / 1000},
+            {"away_s", p.away_ms == 0 ? Json() : Json(static_cast<double>(p.away_ms) / 1000)},
+            {"landed_paused", p.landed_paused},
+            {"stop_ms", static_cast<double>(p.parts.stop_ns) / 1e6},
+            {"capture_ms", static_cast<double>(p.parts.capture_ns) / 1e6},
+            {"seal_ms", static_cast<double>(p.parts.seal_ns) / 1e6},
+            {"landing_ms", static_cast<double>(p.parts.landing_ns) / 1e6},
+            {"detail", p.detail}};
         if (vm != nullptr) {
             entry["backlog_mib"] = rounded(mib(vm->backlog_at_alert_bytes));
             entry["wire_mib"] = rounded(mib(vm->flow->wire_bytes - vm->wire_at_alert_bytes));
@@ -170,7 +184,8 @@ Json evacuation_json(App& app) {
             {"finished", !running},
             {"predicted_makespan_s", rounded(app.meter().predicted_makespan_s)},
             {"alert_to_last_running_s", static_cast<double>(last_ms) / 1000},
-            {"wire_mib_after_alert", rounded(mib(app.meter().wire_bytes_after - app.meter().wire_bytes_before))},
+            {"wire_mib_after_alert",
+             rounded(mib(app.meter().wire_bytes_after - app.meter().wire_bytes_before))},
             {"vms", vms}};
 }
 
@@ -185,16 +200,19 @@ Json status_json(App& app) {
     const int64_t now_unix_ms = app.clock().wall_unix_ms();
     for (const auto& [id, vm] : app.away().vms()) {
         const auto* handover = app.desk().find(id);
-        staged.push_back({{"name", vm->name},
-                          {"id", raw(id)},
-                          {"state", handover == nullptr ? "unknown" : evacuation::to_string(handover->state())},
-                          {"landed_paused", handover != nullptr && handover->landed_paused()},
-                          {"own", vm->adopted},
-                          {"sealed_epoch", raw(vm->sealed)},
-                          {"point_unix_ms", vm->point_unix_ms},
-                          {"point_age_s", vm->point_unix_ms == 0 ? Json() : Json((now_unix_ms - vm->point_unix_ms) / 1000)},
-                          {"qmp", app.config().site.run_dir + "/landing-" + std::to_string(raw(id)) + "/qmp.sock"},
-                          {"detail", vm->detail}});
+        staged.push_back(
+            {{"name", vm->name},
+             {"id", raw(id)},
+             {"state", handover == nullptr ? "unknown" : evacuation::to_string(handover->state())},
+             {"landed_paused", handover != nullptr && handover->landed_paused()},
+             {"own", vm->adopted},
+             {"sealed_epoch", raw(vm->sealed)},
+             {"point_unix_ms", vm->point_unix_ms},
+             {"point_age_s",
+              vm->point_unix_ms == 0 ? Json() : Json((now_unix_ms - vm->point_unix_ms) / 1000)},
+             {"qmp",
+              app.config().site.run_dir + "/landing-" + std::to_string(raw(id)) + "/qmp.sock"},
+             {"detail", vm->detail}});
     }
     const auto stats = app.transport().stats();
     Json out{{"site", app.config().site.name},
@@ -212,15 +230,16 @@ Json status_json(App& app) {
                                            {"reason", order->reason},
                                            {"until_unix_ms", order->until_unix_ms},
                                            {"waits_for", app.waits_for()}};
-    out["link"] = {{"port", app.peer_port_name()},
-                   {"state", wan::to_string(app.transport().state())},
-                   {"rtt_ms", rounded(static_cast<double>(stats.rtt_smoothed_ns) / 1e6)},
-                   {"delivery_mbit", rounded(static_cast<double>(stats.delivery_rate_bits_per_s) / 1e6)},
-                   {"loss_pct", rounded(static_cast<double>(stats.loss_ppm) / 1e4)},
-                   {"bytes_sent", stats.bytes_sent},
-                   {"bytes_received", stats.bytes_received},
-                   {"packets_lost", stats.packets_lost},
-                   {"drops", drops_json(stats)}};
+    out["link"] = {
+        {"port", app.peer_port_name()},
+        {"state", wan::to_string(app.transport().state())},
+        {"rtt_ms", rounded(static_cast<double>(stats.rtt_smoothed_ns) / 1e6)},
+        {"delivery_mbit", rounded(static_cast<double>(stats.delivery_rate_bits_per_s) / 1e6)},
+        {"loss_pct", rounded(static_cast<double>(stats.loss_ppm) / 1e4)},
+        {"bytes_sent", stats.bytes_sent},
+        {"bytes_received", stats.bytes_received},
+        {"packets_lost", stats.packets_lost},
+        {"drops", drops_json(stats)}};
     const auto& reduction = app.reducer().stats();
     out["reduction"] = {{"memory", rungs_json(reduction.memory)},
                         {"disk", rungs_json(reduction.disk)},
@@ -232,9 +251,11 @@ Json status_json(App& app) {
             Json windows = Json::array();
             for (const double window_s : {60.0, 300.0, 1800.0}) {
                 const auto away = planner::away_by(plan->inventory, plan->plan, window_s);
-                windows.push_back({{"window_s", window_s}, {"vms", away.vms}, {"weight", away.weight}});
+                windows.push_back(
+                    {{"window_s", window_s}, {"vms", away.vms}, {"weight", away.weight}});
             }
-            out["evacuability"] = {{"makespan_s", rounded(plan->plan.evaluation.makespan_s)}, {"windows", windows}};
+            out["evacuability"] = {{"makespan_s", rounded(plan->plan.evaluation.makespan_s)},
+                                   {"windows", windows}};
         }
     }
     return out;
@@ -247,18 +268,21 @@ Json doctor_json(App& app) {
     };
     const auto stats = app.transport().stats();
     add("peer", app.peer_connected(),
-        app.peer_connected() ? app.config().peer_site + " answers, round trip " +
-                                   std::to_string(static_cast<double>(stats.rtt_smoothed_ns) / 1e6) + " ms"
-                             : "no session with " + app.config().peer_site + " at " + app.config().wan.peer);
+        app.peer_connected()
+            ? app.config().peer_site + " answers, round trip " +
+                  std::to_string(static_cast<double>(stats.rtt_smoothed_ns) / 1e6) + " ms"
+            : "no session with " + app.config().peer_site + " at " + app.config().wan.peer);
     for (const auto& [id, vm] : app.home().vms()) {
         const bool ok = app.home().protected_now(*vm) || vm->phase == VmPhase::moved;
-        add("vm " + vm->name, ok, ok ? state_of(app, *vm) : std::string(to_string(vm->phase)) + ": " + vm->detail);
+        add("vm " + vm->name, ok,
+            ok ? state_of(app, *vm) : std::string(to_string(vm->phase)) + ": " + vm->detail);
     }
     auto test = app.alerts().self_test();
     add("alert path", test.ok(), test.ok() ? *test : test.error().message());
     add("alert rules", !app.config().alert_rules.empty(),
         std::to_string(app.config().alert_rules.size()) + " configured");
-    add("webhook", app.config().webhook.enabled, app.config().webhook.enabled ? app.config().webhook.listen : "not configured");
+    add("webhook", app.config().webhook.enabled,
+        app.config().webhook.enabled ? app.config().webhook.listen : "not configured");
     return {{"checks", checks}};
 }
 

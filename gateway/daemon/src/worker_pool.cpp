@@ -12,7 +12,8 @@ WorkerPool::WorkerPool(size_t workers, std::string name) {
     for (size_t i = 0; i < workers; ++i) {
         Lane& lane = *lanes_[i];
         lane.thread = std::jthread([this, &lane, i](std::stop_token stop) { work(lane, i, stop); });
-        ::pthread_setname_np(lane.thread.native_handle(), (name + std::to_string(i)).substr(0, 15).c_str());
+        ::pthread_setname_np(lane.thread.native_handle(),
+                             (name + std::to_string(i)).substr(0, 15).c_str());
     }
 }
 

@@ -1,7 +1,8 @@
 #pragma once
-// Threads for work that blocks: QMP, capture rounds, landings. A job runs on a worker and returns its completion,
-// which runs on the control thread; so state is touched by one thread at a time and nothing needs a lock.
-// Owner: the control thread, for every method. At most kJobsWaitingMax jobs wait; submit() says no beyond.
+// Threads for work that blocks: QMP, capture rounds, landings. A job runs on a worker and returns
+// its completion, which runs on the control thread; so state is touched by one thread at a time and
+// nothing needs a lock. Owner: the control thread, for every method. At most kJobsWaitingMax jobs
+// wait; submit() says no beyond.
 #include <deque>
 #include <functional>
 #include <memory>
@@ -10,8 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "event_fd.hpp"
 #include "evac/core/spsc_ring.hpp"
+#include "event_fd.hpp"
 
 namespace evac::daemon {
 

@@ -1,4 +1,5 @@
-// Parsing alone; tests/integration/test_config.py holds the same promises against the real binary, files included.
+// Parsing alone; tests/integration/test_config.py holds the same promises against the real binary,
+// files included.
 #include "config.hpp"
 
 #include <gtest/gtest.h>
@@ -61,7 +62,8 @@ min_magnitude = 7
 path_map = [["/a", "/b"]]
 [evacuation]
 policy = "planned"
-)", "t.toml");
+)",
+                                     "t.toml");
     ASSERT_TRUE(config.ok()) << config.error().message();
     EXPECT_EQ(config->wan.ceiling_mbit, 0.5);
     EXPECT_EQ(config->wan.prefix_length, 0);
@@ -76,20 +78,24 @@ policy = "planned"
 TEST(Config, RefusalsNameFileKeyValueAndWhatIsAccepted) {
     EXPECT_EQ(refusal("[evacuation]\nsilence_s = 0.5\n"),
               "t.toml: evacuation.silence_s: 0.5 is refused; accepted: a number from 1 to 86400");
-    EXPECT_EQ(refusal("[evacuation]\npolicy = \"hope\"\n"),
-              "t.toml: evacuation.policy: \"hope\" is refused; accepted: \"evacuation\", \"planned\"");
+    EXPECT_EQ(
+        refusal("[evacuation]\npolicy = \"hope\"\n"),
+        "t.toml: evacuation.policy: \"hope\" is refused; accepted: \"evacuation\", \"planned\"");
     EXPECT_EQ(refusal("[evacuation]\nsilence_s = nan\n"),
               "t.toml: evacuation.silence_s: nan is refused; accepted: a number from 1 to 86400");
     EXPECT_EQ(refusal("[api]\nport = 1\n"), "t.toml: api.port: unknown key; accepted: socket");
-    EXPECT_EQ(refusal("[webhook]\nlisten = \"1.2.3.4:5\"\n"), "t.toml: webhook.cert: missing; text is needed");
-    EXPECT_EQ(refusal("[[alert.rule]]\nsource = \"json\"\nmin_intensity = \"5-\"\n"),
-              "t.toml: alert.rule[0].min_intensity: needs site.latitude and site.longitude, or areas");
+    EXPECT_EQ(refusal("[webhook]\nlisten = \"1.2.3.4:5\"\n"),
+              "t.toml: webhook.cert: missing; text is needed");
+    EXPECT_EQ(
+        refusal("[[alert.rule]]\nsource = \"json\"\nmin_intensity = \"5-\"\n"),
+        "t.toml: alert.rule[0].min_intensity: needs site.latitude and site.longitude, or areas");
     EXPECT_EQ(refusal("[[alert.rule]]\nsource = \"json\"\nmax_distance_km = 5\n"),
               "t.toml: alert.rule[0].max_distance_km: needs site.latitude and site.longitude");
 }
 
 TEST(Config, ALongValueIsNotEchoedWhole) {
-    const std::string text = refusal("[evacuation]\npolicy = \"" + std::string(100'000, 'x') + "\"\n");
+    const std::string text =
+        refusal("[evacuation]\npolicy = \"" + std::string(100'000, 'x') + "\"\n");
     EXPECT_LT(text.size(), 300u);
     EXPECT_NE(text.find("evacuation.policy"), std::string::npos);
 }

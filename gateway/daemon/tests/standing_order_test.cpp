@@ -12,7 +12,8 @@ namespace {
 class StandingOrderTest : public ::testing::Test {
   protected:
     void TearDown() override { std::filesystem::remove(path_); }
-    const std::string path_ = ::testing::TempDir() + "standing-order-" + std::to_string(::getpid()) + ".json";
+    const std::string path_ =
+        ::testing::TempDir() + "standing-order-" + std::to_string(::getpid()) + ".json";
 };
 
 TEST_F(StandingOrderTest, StandsUntilItsTimeAndOverARestart) {

@@ -7,7 +7,8 @@ namespace evac::ctl {
 void add_alert(CLI::App& cli, Context& context) {
     auto* alert = cli.add_subcommand("alert", "alerts");
     alert->require_subcommand(1);
-    auto* test = alert->add_subcommand("test", "send a test alert through parser and rules; it can never move a VM");
+    auto* test = alert->add_subcommand(
+        "test", "send a test alert through parser and rules; it can never move a VM");
     test->callback([&context] {
         context.chosen = [&context]() -> int {
             auto reply = context.client().post("/v1/alerts/test", Json::object());
@@ -25,7 +26,8 @@ void add_alert(CLI::App& cli, Context& context) {
             if (context.json()) return print_json(reply->body);
             for (const auto& entry : reply->body) {
                 std::printf("%s  %s  %s: %s\n", entry["event"].get<std::string>().c_str(),
-                            entry["reality"].get<std::string>().c_str(), entry["action"].get<std::string>().c_str(),
+                            entry["reality"].get<std::string>().c_str(),
+                            entry["action"].get<std::string>().c_str(),
                             entry["reason"].get<std::string>().c_str());
             }
             return kOk;

@@ -19,11 +19,16 @@ size_t collect(char* data, size_t size, size_t count, void* out) {
 
 Errc code_of(long status) {
     switch (status) {
-        case 400: return Errc::invalid_argument;
-        case 404: return Errc::not_found;
-        case 409: return Errc::refused;
-        case 503: return Errc::unavailable;
-        default: return Errc::internal;
+        case 400:
+            return Errc::invalid_argument;
+        case 404:
+            return Errc::not_found;
+        case 409:
+            return Errc::refused;
+        case 503:
+            return Errc::unavailable;
+        default:
+            return Errc::internal;
     }
 }
 
@@ -34,8 +39,8 @@ std::string path_step(const std::string& text) {
     std::string out;
     for (const char c : text) {
         const auto byte = static_cast<unsigned char>(c);
-        const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
-                           c == '.' || c == '_' || c == '~';
+        const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
+                           (c >= 'A' && c <= 'Z') || c == '-' || c == '.' || c == '_' || c == '~';
         if (plain) {
             out += c;
         } else {
@@ -62,19 +67,24 @@ Result<Reply> Client::call(const char* method, const std::string& path, const Js
     if (body != nullptr) curl_easy_setopt(curl.get(), CURLOPT_POSTFIELDS, payload.c_str());
     const CURLcode code = curl_easy_perform(curl.get());
     if (code == CURLE_COULDNT_CONNECT) {
-        return make_error(Errc::unavailable, "no evacgwd answers at '" + socket_path_ +
-                                                 "': is it running, and are you root? (--socket names another)");
+        return make_error(Errc::unavailable,
+                          "no evacgwd answers at '" + socket_path_ +
+                              "': is it running, and are you root? (--socket names another)");
     }
     if (code != CURLE_OK) {
-        return make_error(Errc::unavailable, "evacgwd at '" + socket_path_ + "': " + curl_easy_strerror(code));
+        return make_error(Errc::unavailable,
+                          "evacgwd at '" + socket_path_ + "': " + curl_easy_strerror(code));
     }
     curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &reply.status);
     reply.body = Json::parse(reply.text, nullptr, false);
     if (reply.status >= 400) {
-        const bool said = reply.body.is_object() && reply.body.contains("error") && reply.body["error"].is_string();
-        return make_error(code_of(reply.status), said ? reply.body["error"].get<std::string>() : reply.text);
+        const bool said = reply.body.is_object() && reply.body.contains("error") &&
+                          reply.body["error"].is_string();
+        return make_error(code_of(reply.status),
+                          said ? reply.body["error"].get<std::string>() : reply.text);
     }
-    if (reply.body.is_discarded()) return make_error(Errc::corrupt, "evacgwd answered with something that is not JSON");
+    if (reply.body.is_discarded())
+        return make_error(Errc::corrupt, "evacgwd answered with something that is not JSON");
     return reply;
 }
 

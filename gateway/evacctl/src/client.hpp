@@ -15,16 +15,19 @@ struct Reply {
     std::string text;
 };
 
-// A text of the operator's as one step of a path: what is not a letter, a digit or - . _ ~ is escaped.
+// A text of the operator's as one step of a path: what is not a letter, a digit or - . _ ~ is
+// escaped.
 std::string path_step(const std::string& text);
 
 class Client {
   public:
     explicit Client(std::string socket_path) : socket_path_(std::move(socket_path)) {}
-    // Errors: unavailable (no daemon there: says what to do), or what the daemon answered (invalid_argument for 400,
-    // not_found 404, refused 409, unavailable 503, internal otherwise).
+    // Errors: unavailable (no daemon there: says what to do), or what the daemon answered
+    // (invalid_argument for 400, not_found 404, refused 409, unavailable 503, internal otherwise).
     Result<Reply> get(const std::string& path) const { return call("GET", path, nullptr); }
-    Result<Reply> post(const std::string& path, const Json& body) const { return call("POST", path, &body); }
+    Result<Reply> post(const std::string& path, const Json& body) const {
+        return call("POST", path, &body);
+    }
     Result<Reply> remove(const std::string& path) const { return call("DELETE", path, nullptr); }
 
   private:

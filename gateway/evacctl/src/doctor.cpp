@@ -17,7 +17,8 @@ void add_doctor(CLI::App& cli, Context& context) {
                 return all ? kOk : kPartial;
             }
             for (const auto& check : reply->body["checks"]) {
-                std::printf("%-4s %s: %s\n", check["ok"].get<bool>() ? "ok" : "BAD", check["check"].get<std::string>().c_str(),
+                std::printf("%-4s %s: %s\n", check["ok"].get<bool>() ? "ok" : "BAD",
+                            check["check"].get<std::string>().c_str(),
                             check["detail"].get<std::string>().c_str());
             }
             return all ? kOk : kPartial;

@@ -1,4 +1,5 @@
-// evacctl: the operator's command. Exit codes: 0 ok, 1 error, 2 usage, 3 infeasible or deadline missed, 4 partial.
+// evacctl: the operator's command. Exit codes: 0 ok, 1 error, 2 usage, 3 infeasible or deadline
+// missed, 4 partial.
 #include <cstdio>
 
 #include "verbs.hpp"
@@ -24,7 +25,8 @@ int main(int argc, char** argv) {
     cli.require_subcommand(1);
     cli.fallthrough();
     cli.add_option("--socket", context.socket_path, "API socket of evacgwd")->capture_default_str();
-    cli.add_option("-o,--output", context.output, "table or json")->check(CLI::IsMember({"table", "json"}));
+    cli.add_option("-o,--output", context.output, "table or json")
+        ->check(CLI::IsMember({"table", "json"}));
     cli.set_version_flag("--version", "evacctl " EVAC_VERSION);
     add_status(cli, context);
     add_plan(cli, context);

@@ -15,10 +15,11 @@ void print_evacuability(const Json& status) {
     const Json& now = status["evacuability"];
     std::string windows;
     for (const auto& window : now["windows"]) {
-        windows += (windows.empty() ? "" : ", ") + std::to_string(window["vms"].get<int>()) + " VMs in " +
-                   decimal(window["window_s"].get<double>() / 60, 0) + " min";
+        windows += (windows.empty() ? "" : ", ") + std::to_string(window["vms"].get<int>()) +
+                   " VMs in " + decimal(window["window_s"].get<double>() / 60, 0) + " min";
     }
-    std::printf("If the alert came now: all out in %.1f s (%s)\n", now["makespan_s"].get<double>(), windows.c_str());
+    std::printf("If the alert came now: all out in %.1f s (%s)\n", now["makespan_s"].get<double>(),
+                windows.c_str());
 }
 
 int run(const Context& context) {
@@ -27,32 +28,40 @@ int run(const Context& context) {
     const Json& s = reply->body;
     if (context.json()) return print_json(s);
     const Json& link = s["link"];
-    std::printf("Site %s, peer %s: %s, round trip %.1f ms, %.1f Mbit/s seen, loss %.2f %%, over %s\n",
-                s["site"].get<std::string>().c_str(), s["peer"].get<std::string>().c_str(),
-                s["peer_connected"].get<bool>() ? "connected" : "NOT CONNECTED", link["rtt_ms"].get<double>(),
-                link["delivery_mbit"].get<double>(), link["loss_pct"].get<double>(),
-                link["port"].get<std::string>().c_str());
+    std::printf(
+        "Site %s, peer %s: %s, round trip %.1f ms, %.1f Mbit/s seen, loss %.2f %%, over %s\n",
+        s["site"].get<std::string>().c_str(), s["peer"].get<std::string>().c_str(),
+        s["peer_connected"].get<bool>() ? "connected" : "NOT CONNECTED",
+        link["rtt_ms"].get<double>(), link["delivery_mbit"].get<double>(),
+        link["loss_pct"].get<double>(), link["port"].get<std::string>().c_str());
     std::printf("Rule in force: %s%s\n", s["policy"].get<std::string>().c_str(),
                 s["policy"] == "evacuation"
-                    ? (": once sealed, away may run after " + decimal(s["silence_s"].get<double>(), 0) + " s of silence").c_str()
+                    ? (": once sealed, away may run after " +
+                       decimal(s["silence_s"].get<double>(), 0) + " s of silence")
+                          .c_str()
                     : ": away never runs without an explicit commit");
     print_evacuability(s);
     if (!s["vms"].empty()) {
-        Table table({"VM", "STATE", "RPO s", "BACKLOG MiB", "COPY MiB", "WIRE MiB", "ROUNDS", "PAUSE ms", "MAX ms", "DETAIL"});
+        Table table({"VM", "STATE", "RPO s", "BACKLOG MiB", "COPY MiB", "WIRE MiB", "ROUNDS",
+                     "PAUSE ms", "MAX ms", "DETAIL"});
         for (const auto& vm : s["vms"]) {
-            table.add({vm["name"], vm["state"], number_or_dash(vm["rpo_s"], 1), decimal(vm["backlog_mib"], 1),
-                       decimal(vm["staged_mib"], 0), decimal(vm["wire_mib"], 1), std::to_string(vm["rounds"].get<int>()),
-                       decimal(vm["pause_ms_median"], 1), decimal(vm["pause_ms_max"], 1), vm["detail"]});
+            table.add({vm["name"], vm["state"], number_or_dash(vm["rpo_s"], 1),
+                       decimal(vm["backlog_mib"], 1), decimal(vm["staged_mib"], 0),
+                       decimal(vm["wire_mib"], 1), std::to_string(vm["rounds"].get<int>()),
+                       decimal(vm["pause_ms_median"], 1), decimal(vm["pause_ms_max"], 1),
+                       vm["detail"]});
         }
         std::printf("\nHome here\n%s", table.text().c_str());
     }
     if (!s["staged"].empty()) {
         Table table({"VM", "STATE", "RECOVERY POINT", "AGE s", "OWN", "DETAIL"});
         for (const auto& vm : s["staged"]) {
-            table.add({vm["name"], vm["state"], std::to_string(vm["sealed_epoch"].get<int>()), number_or_dash(vm["point_age_s"], 0),
-                       vm["own"].get<bool>() ? "yes" : "no", vm["detail"]});
+            table.add({vm["name"], vm["state"], std::to_string(vm["sealed_epoch"].get<int>()),
+                       number_or_dash(vm["point_age_s"], 0), vm["own"].get<bool>() ? "yes" : "no",
+                       vm["detail"]});
         }
-        std::printf("\nStaged here for %s\n%s", s["peer"].get<std::string>().c_str(), table.text().c_str());
+        std::printf("\nStaged here for %s\n%s", s["peer"].get<std::string>().c_str(),
+                    table.text().c_str());
     }
     if (s["evacuation"].is_object()) std::printf("\n%s", evacuation_table(s["evacuation"]).c_str());
     return kOk;
@@ -61,7 +70,8 @@ int run(const Context& context) {
 }  // namespace
 
 void add_status(CLI::App& cli, Context& context) {
-    auto* verb = cli.add_subcommand("status", "protection of every VM, the link, and what an alert would mean now");
+    auto* verb = cli.add_subcommand(
+        "status", "protection of every VM, the link, and what an alert would mean now");
     verb->callback([&context] { context.chosen = [&context] { return run(context); }; });
 }
 

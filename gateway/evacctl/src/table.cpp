@@ -12,8 +12,9 @@ bool is_number(const std::string& text) {
 
 // Code points, not bytes.
 size_t width_of(const std::string& text) {
-    return static_cast<size_t>(
-        std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+    return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+        return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+    }));
 }
 
 }  // namespace
@@ -29,7 +30,8 @@ std::string Table::text() const {
         std::string line;
         for (size_t i = 0; i < rows_[r].size(); ++i) {
             const std::string pad(widths[i] - width_of(rows_[r][i]), ' ');
-            const bool right = r != 0 ? is_number(rows_[r][i]) : rows_.size() > 1 && is_number(rows_[1][i]);
+            const bool right =
+                r != 0 ? is_number(rows_[r][i]) : rows_.size() > 1 && is_number(rows_[1][i]);
             if (i != 0) line += "  ";
             line += right ? pad + rows_[r][i] : rows_[r][i] + pad;
         }

@@ -33,11 +33,13 @@ int add(const Context& context, const AddOptions& options) {
         const std::string phase = vm["phase"];
         if (phase == "active" || phase == "syncing") {
             if (context.json()) return print_json(vm);
-            std::printf("%s: enrolled, %.0f MiB of memory, %zu disks, method: %s\n", options.name.c_str(),
-                        vm["memory_mib"].get<double>(), vm["disks"].size(), vm["method"].get<std::string>().c_str());
+            std::printf("%s: enrolled, %.0f MiB of memory, %zu disks, method: %s\n",
+                        options.name.c_str(), vm["memory_mib"].get<double>(), vm["disks"].size(),
+                        vm["method"].get<std::string>().c_str());
             return kOk;
         }
-        if (phase == "refused" || (phase == "offline" && !vm["detail"].get<std::string>().empty())) {
+        if (phase == "refused" ||
+            (phase == "offline" && !vm["detail"].get<std::string>().empty())) {
             // Nothing half-applied: what was refused is not kept.
             static_cast<void>(client.remove("/v1/vms/" + path_step(options.name)).ok());
             std::fprintf(stderr, "evacctl: vm '%s' cannot be protected: %s\n", options.name.c_str(),
@@ -46,8 +48,9 @@ int add(const Context& context, const AddOptions& options) {
         }
         ::usleep(static_cast<useconds_t>(kPollS * 1e6));
     }
-    std::fprintf(stderr, "evacctl: vm '%s' is known but not yet accepted (%s); the gateway goes on trying\n",
-                 options.name.c_str(), vm["phase"].get<std::string>().c_str());
+    std::fprintf(
+        stderr, "evacctl: vm '%s' is known but not yet accepted (%s); the gateway goes on trying\n",
+        options.name.c_str(), vm["phase"].get<std::string>().c_str());
     return kPartial;
 }
 
@@ -57,8 +60,8 @@ int list(const Context& context) {
     if (context.json()) return print_json(reply->body);
     Table table({"VM", "STATE", "PRIORITY", "MEMORY MiB", "DISKS", "QMP"});
     for (const auto& vm : reply->body) {
-        table.add({vm["name"], vm["state"], decimal(vm["priority"], 0), decimal(vm["memory_mib"], 0),
-                   std::to_string(vm["disks"].size()), vm["qmp"]});
+        table.add({vm["name"], vm["state"], decimal(vm["priority"], 0),
+                   decimal(vm["memory_mib"], 0), std::to_string(vm["disks"].size()), vm["qmp"]});
     }
     std::printf("%s", table.text().c_str());
     return kOk;
@@ -69,7 +72,8 @@ int show(const Context& context, const std::string& name) {
     if (!reply.ok()) return fail(reply.error());
     if (context.json()) return print_json(reply->body);
     for (const auto& [key, value] : reply->body.items()) {
-        std::printf("%-20s %s\n", key.c_str(), value.is_string() ? value.get<std::string>().c_str() : value.dump().c_str());
+        std::printf("%-20s %s\n", key.c_str(),
+                    value.is_string() ? value.get<std::string>().c_str() : value.dump().c_str());
     }
     return kOk;
 }
@@ -88,41 +92,59 @@ void add_vm(CLI::App& cli, Context& context) {
     auto options = std::make_shared<AddOptions>();
     auto* add_verb = vm->add_subcommand("add", "protect a running VM");
     add_verb->add_option("name", options->name, "name: letters, digits, . _ -")->required();
-    add_verb->add_option("--qmp", options->qmp, "its QMP Unix socket, for the gateway alone")->required();
+    add_verb->add_option("--qmp", options->qmp, "its QMP Unix socket, for the gateway alone")
+        ->required();
     add_verb->add_option("--priority", options->priority, "weight, 1 or more");
-    add_verb->add_option("--max-downtime-ms", options->max_downtime_ms, "limit of its pause in a handover");
+    add_verb->add_option("--max-downtime-ms", options->max_downtime_ms,
+                         "limit of its pause in a handover");
     add_verb->add_option("--wait", options->wait_s, "seconds to wait for both sites' word");
-    add_verb->callback([&context, options] { context.chosen = [&context, options] { return add(context, *options); }; });
-    vm->add_subcommand("list", "all VMs")->callback([&context] { context.chosen = [&context] { return list(context); }; });
+    add_verb->callback([&context, options] {
+        context.chosen = [&context, options] { return add(context, *options); };
+    });
+    vm->add_subcommand("list", "all VMs")->callback([&context] {
+        context.chosen = [&context] { return list(context); };
+    });
     auto name = std::make_shared<std::string>();
     auto* show_verb = vm->add_subcommand("show", "one VM, all that is known");
     show_verb->add_option("name", *name)->required();
-    show_verb->callback([&context, name] { context.chosen = [&context, name] { return show(context, *name); }; });
-    auto* remove_verb = vm->add_subcommand("remove", "end the protection of a VM; its copy at the peer is deleted");
+    show_verb->callback(
+        [&context, name] { context.chosen = [&context, name] { return show(context, *name); }; });
+    auto* remove_verb =
+        vm->add_subcommand("remove", "end the protection of a VM; its copy at the peer is deleted");
     remove_verb->add_option("name", *name)->required();
     remove_verb->callback([&context, name] {
         context.chosen = [&context, name] {
-            return simple(context.client().remove("/v1/vms/" + path_step(*name)), *name + ": removed");
+            return simple(context.client().remove("/v1/vms/" + path_step(*name)),
+                          *name + ": removed");
         };
     });
     auto action = std::make_shared<std::string>();
     auto confirm = std::make_shared<std::string>();
-    auto* force_verb = vm->add_subcommand("force", "decide where the gateway must not: see docs/evacctl.md first");
-    force_verb->add_option("action", *action, "at the VM's home: resume, yield; away: run, give-back, release")->required();
+    auto* force_verb =
+        vm->add_subcommand("force", "decide where the gateway must not: see docs/evacctl.md first");
+    force_verb
+        ->add_option("action", *action,
+                     "at the VM's home: resume, yield; away: run, give-back, release")
+        ->required();
     force_verb->add_option("name", *name)->required();
-    force_verb->add_option("--confirm", *confirm, "the VM's name again; without it, says what the act means");
+    force_verb->add_option("--confirm", *confirm,
+                           "the VM's name again; without it, says what the act means");
     force_verb->callback([&context, name, action, confirm] {
         context.chosen = [&context, name, action, confirm] {
             const Json body{{"action", *action}, {"confirm", *confirm}};
-            return simple(context.client().post("/v1/vms/" + path_step(*name) + "/force", body),
-                          *name + ": " + *action + " is forced; evacctl status shows what comes of it");
+            return simple(
+                context.client().post("/v1/vms/" + path_step(*name) + "/force", body),
+                *name + ": " + *action + " is forced; evacctl status shows what comes of it");
         };
     });
-    auto* release_verb = vm->add_subcommand("release", "let a landing that is held paused run (at the site where it landed)");
+    auto* release_verb = vm->add_subcommand(
+        "release", "let a landing that is held paused run (at the site where it landed)");
     release_verb->add_option("name", *name)->required();
     release_verb->callback([&context, name] {
         context.chosen = [&context, name] {
-            return simple(context.client().post("/v1/vms/" + path_step(*name) + "/release", Json::object()), *name + ": released");
+            return simple(
+                context.client().post("/v1/vms/" + path_step(*name) + "/release", Json::object()),
+                *name + ": released");
         };
     });
 }

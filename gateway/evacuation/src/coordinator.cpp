@@ -361,8 +361,7 @@ Status Coordinator::finish_if_done(Now now) {
         if (o == Outcome::waiting || o == Outcome::moving) return {};
     }
     EvacuationRecord next = evacuation_;
-    next.stage =
-        evacuation_.stage == Stage::cancelling ? Stage::cancelled : Stage::done;
+    next.stage = evacuation_.stage == Stage::cancelling ? Stage::cancelled : Stage::done;
     EVAC_TRY(save(std::move(next)));
     // Those that stay were armed for this event only.
     for (auto& [vm, slot] : slots_) {

@@ -80,8 +80,9 @@ Result<Acts> HomeHandover::handle(const HomeEvent& event, Now now) {
     const bool of_capture =
         event.kind == HomeEventKind::captured || event.kind == HomeEventKind::capture_failed;
     if (of_capture && event.ticket == 0) {
-        return make_error(Errc::invalid_argument, std::string(to_string(event.kind)) +
-                                                      ": needs the ticket of its act, see answer()");
+        return make_error(
+            Errc::invalid_argument,
+            std::string(to_string(event.kind)) + ": needs the ticket of its act, see answer()");
     }
     if (of_capture && event.ticket != capture_ticket_) return Acts{};
     if (select(event.kind) == nullptr) return refusal(event);

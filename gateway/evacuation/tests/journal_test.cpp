@@ -83,39 +83,38 @@ TEST(Journal, GoldenBytes) {
         std::snprintf(two, sizeof two, "%02x", std::to_integer<unsigned>(b));
         hex += two;
     }
-    EXPECT_EQ(
-        hex,
-        // begin: length 25, crc; seq 1, synced 0, type 1, "EVACJNL", version 1
-        "19000000"
-        "9d57b1e7"
-        "0100000000000000"
-        "0000000000000000"
-        "01"
-        "455641434a4e4c"
-        "01"
-        // handover: length 71, crc; seq 2, synced 1, type 2; role, state, policy, flags, reason,
-        // attempts
-        "47000000"
-        "9d56168b"
-        "0200000000000000"
-        "0100000000000000"
-        "02"
-        "01"
-        "05"
-        "02"
-        "1f"
-        "05"
-        "02"
-        // vm, epoch, handover, silence, stopped max, patience, since, stopped, downtime
-        "01000000"
-        "07000000"
-        "0100000000000000"
-        "88130000"
-        "60ea0000"
-        "28230000"
-        "7b68e5cf8b010000"
-        "6468e5cf8b010000"
-        "17000000");
+    EXPECT_EQ(hex,
+              // begin: length 25, crc; seq 1, synced 0, type 1, "EVACJNL", version 1
+              "19000000"
+              "9d57b1e7"
+              "0100000000000000"
+              "0000000000000000"
+              "01"
+              "455641434a4e4c"
+              "01"
+              // handover: length 71, crc; seq 2, synced 1, type 2; role, state, policy, flags,
+              // reason, attempts
+              "47000000"
+              "9d56168b"
+              "0200000000000000"
+              "0100000000000000"
+              "02"
+              "01"
+              "05"
+              "02"
+              "1f"
+              "05"
+              "02"
+              // vm, epoch, handover, silence, stopped max, patience, since, stopped, downtime
+              "01000000"
+              "07000000"
+              "0100000000000000"
+              "88130000"
+              "60ea0000"
+              "28230000"
+              "7b68e5cf8b010000"
+              "6468e5cf8b010000"
+              "17000000");
 }
 
 TEST(Journal, LazyRecordsAreNotSynced) {

@@ -40,7 +40,8 @@ std::string join_list(const std::vector<std::string>& parts) {
 }
 
 bool has_key(const std::string& part, std::string_view key) {
-    return part.size() > key.size() && part.compare(0, key.size(), key) == 0 && part[key.size()] == '=';
+    return part.size() > key.size() && part.compare(0, key.size(), key) == 0 &&
+           part[key.size()] == '=';
 }
 
 std::string value_of(const std::vector<std::string>& parts, std::string_view key) {
@@ -81,7 +82,9 @@ class TemplateMaker {
         const auto& argv = source_.argv;
         for (size_t i = 1; i < argv.size(); ++i) {
             const std::string option = normalised(argv[i]);
-            if (kFlagsDropped.end() != std::find(kFlagsDropped.begin(), kFlagsDropped.end(), option)) continue;
+            if (kFlagsDropped.end() !=
+                std::find(kFlagsDropped.begin(), kFlagsDropped.end(), option))
+                continue;
             const bool has_value = i + 1 < argv.size() && takes_value(option);
             const std::string value = has_value ? argv[i + 1] : std::string();
             if (has_value) ++i;
@@ -89,9 +92,10 @@ class TemplateMaker {
         }
         for (size_t disk = 0; disk < source_.disk_files.size(); ++disk) {
             if (!disk_seen_[disk]) {
-                return make_error(Errc::invalid_argument,
-                                  "disk file '" + source_.disk_files[disk] +
-                                      "' was not found in a -drive or -blockdev of the VM's command line");
+                return make_error(
+                    Errc::invalid_argument,
+                    "disk file '" + source_.disk_files[disk] +
+                        "' was not found in a -drive or -blockdev of the VM's command line");
             }
         }
         if (!machine_seen_) push("-machine", machine_options({source_.machine_type}));
@@ -112,9 +116,10 @@ class TemplateMaker {
     // QEMU's options without a value that users meet; every other takes one.
     static bool takes_value(const std::string& option) {
         static constexpr std::array<std::string_view, 14> kFlags{
-            "-enable-kvm", "-nographic", "-nodefaults", "-no-user-config", "-no-reboot",  "-no-shutdown", "-no-acpi",
-            "-no-hpet",    "-usb",       "-s",          "-no-fd-bootchk",  "-only-migratable", "-full-screen",
-            "-mem-prealloc"};
+            "-enable-kvm",  "-nographic",   "-nodefaults",    "-no-user-config",
+            "-no-reboot",   "-no-shutdown", "-no-acpi",       "-no-hpet",
+            "-usb",         "-s",           "-no-fd-bootchk", "-only-migratable",
+            "-full-screen", "-mem-prealloc"};
         return option.size() > 1 && option[0] == '-' &&
                std::find(kFlags.begin(), kFlags.end(), option) == kFlags.end();
     }
@@ -125,15 +130,19 @@ class TemplateMaker {
     }
 
     Status add(const std::string& option, bool has_value, const std::string& value) {
-        if (option == "-pidfile" || option == "-incoming" || option == "-loadvm" || option == "-mem-path") return {};
-        if ((option == "-qmp" || option == "-qmp-pretty" || option == "-chardev" || option == "-monitor") &&
+        if (option == "-pidfile" || option == "-incoming" || option == "-loadvm" ||
+            option == "-mem-path")
+            return {};
+        if ((option == "-qmp" || option == "-qmp-pretty" || option == "-chardev" ||
+             option == "-monitor") &&
             !source_.gateway_qmp_path.empty() && names_gateway_socket(value)) {
             if (option == "-chardev") gateway_chardev_ = value_of(split_list(value), "id");
             return {};
         }
         if (option == "-mon" && !gateway_chardev_.empty()) {
             const auto parts = split_list(value);
-            if (value_of(parts, "chardev") == gateway_chardev_ || parts.front() == gateway_chardev_) return {};
+            if (value_of(parts, "chardev") == gateway_chardev_ || parts.front() == gateway_chardev_)
+                return {};
         }
         if (option == "-M" || option == "-machine") {
             auto parts = split_list(value);
@@ -148,8 +157,9 @@ class TemplateMaker {
         if (option == "-drive") return add_drive(value);
         if (option == "-blockdev") return add_blockdev(value);
         if ((option == "-hda" || option == "-hdb" || option == "-sda") && disk_number(value)) {
-            return make_error(Errc::invalid_argument, "option " + option +
-                                                          " cannot be carried over; -drive or -blockdev is accepted");
+            return make_error(
+                Errc::invalid_argument,
+                "option " + option + " cannot be carried over; -drive or -blockdev is accepted");
         }
         if (has_value) {
             push(option, absolute_paths(option, value));
@@ -177,7 +187,8 @@ class TemplateMaker {
                    object.value("qom-type", "").rfind("memory-backend-", 0) == 0;
         }
         const auto parts = split_list(value);
-        return parts.front().rfind("memory-backend-", 0) == 0 && value_of(parts, "id") == source_.main_ram_block;
+        return parts.front().rfind("memory-backend-", 0) == 0 &&
+               value_of(parts, "id") == source_.main_ram_block;
     }
 
     std::string absolute(const std::string& path) const {
@@ -187,7 +198,8 @@ class TemplateMaker {
 
     // Values that are one path.
     std::string absolute_paths(const std::string& option, const std::string& value) const {
-        const bool is_path = option == "-kernel" || option == "-initrd" || option == "-bios" || option == "-cdrom";
+        const bool is_path =
+            option == "-kernel" || option == "-initrd" || option == "-bios" || option == "-cdrom";
         return is_path ? absolute(value) : value;
     }
 
@@ -223,14 +235,16 @@ class TemplateMaker {
         return {};
     }
 
-    // A format node above a staged protocol node must read raw, whatever the source's format was: the staged image is
-    // raw. The node may hold its file inline or refer to a protocol node given before.
+    // A format node above a staged protocol node must read raw, whatever the source's format was:
+    // the staged image is raw. The node may hold its file inline or refer to a protocol node given
+    // before.
     Status add_blockdev(const std::string& value) {
         Json node;
         if (!value.empty() && value.front() == '{') {
             node = Json::parse(value, nullptr, false);
             if (!node.is_object()) {
-                return make_error(Errc::invalid_argument, "-blockdev '" + value + "': not valid JSON");
+                return make_error(Errc::invalid_argument,
+                                  "-blockdev '" + value + "': not valid JSON");
             }
         } else {
             for (const auto& part : split_list(value)) {
@@ -264,15 +278,18 @@ class TemplateMaker {
             }
         }
         bool staged = replace_file(node);
-        if (node.contains("file") && node["file"].is_object()) staged = replace_file(node["file"]) || staged;
+        if (node.contains("file") && node["file"].is_object())
+            staged = replace_file(node["file"]) || staged;
         if (node.contains("file") && node["file"].is_string()) {
-            staged = std::find(staged_nodes_.begin(), staged_nodes_.end(), node["file"]) != staged_nodes_.end();
+            staged = std::find(staged_nodes_.begin(), staged_nodes_.end(), node["file"]) !=
+                     staged_nodes_.end();
         }
         if (staged) {
             staged_nodes_.push_back(node.value("node-name", ""));
             if (node.contains("file")) {
                 node["driver"] = "raw";
-                for (const char* key : {"backing", "l2-cache-size", "cache-size", "lazy-refcounts"}) node.erase(key);
+                for (const char* key : {"backing", "l2-cache-size", "cache-size", "lazy-refcounts"})
+                    node.erase(key);
             }
         }
         push("-blockdev", node.dump());
@@ -298,11 +315,13 @@ class TemplateMaker {
     bool machine_seen_ = false;
 };
 
-Status replace_placeholder(std::string& text, const std::string& placeholder, const std::string& value) {
+Status replace_placeholder(std::string& text, const std::string& placeholder,
+                           const std::string& value) {
     size_t at = 0;
     while ((at = text.find(placeholder, at)) != std::string::npos) {
         if (value.empty()) {
-            return make_error(Errc::invalid_argument, "landing command: no path for " + placeholder);
+            return make_error(Errc::invalid_argument,
+                              "landing command: no path for " + placeholder);
         }
         text.replace(at, placeholder.size(), value);
         at += value.size();
@@ -310,7 +329,8 @@ Status replace_placeholder(std::string& text, const std::string& placeholder, co
     return {};
 }
 
-void map_paths(std::string& text, const std::vector<std::pair<std::string, std::string>>& path_map) {
+void map_paths(std::string& text,
+               const std::vector<std::pair<std::string, std::string>>& path_map) {
     for (const auto& [from, to] : path_map) {
         const size_t at = text.find(from);
         if (from.empty() || at == std::string::npos) continue;
@@ -322,26 +342,33 @@ void map_paths(std::string& text, const std::vector<std::pair<std::string, std::
 }  // namespace
 
 Result<std::vector<std::string>> make_template(const SourceCommand& source) {
-    if (source.argv.empty()) return make_error(Errc::invalid_argument, "the VM's command line is empty");
-    if (source.disk_files.size() > 64) return make_error(Errc::invalid_argument, "more than 64 disks");
+    if (source.argv.empty())
+        return make_error(Errc::invalid_argument, "the VM's command line is empty");
+    if (source.disk_files.size() > 64)
+        return make_error(Errc::invalid_argument, "more than 64 disks");
     return TemplateMaker(source).make();
 }
 
-Result<std::vector<std::string>> fill_template(const std::vector<std::string>& arguments, const LandingPaths& paths) {
-    if (arguments.size() > kArgumentsMax) return make_error(Errc::invalid_argument, "landing command: too many arguments");
+Result<std::vector<std::string>> fill_template(const std::vector<std::string>& arguments,
+                                               const LandingPaths& paths) {
+    if (arguments.size() > kArgumentsMax)
+        return make_error(Errc::invalid_argument, "landing command: too many arguments");
     std::vector<std::string> argv{paths.qemu_binary};
     for (std::string argument : arguments) {
         if (argument.size() > kArgumentBytesMax || argument.find('\0') != std::string::npos) {
-            return make_error(Errc::invalid_argument, "landing command: an argument is too long or holds a NUL");
+            return make_error(Errc::invalid_argument,
+                              "landing command: an argument is too long or holds a NUL");
         }
         map_paths(argument, paths.path_map);
         EVAC_TRY(replace_placeholder(argument, "{ram}", paths.ram_file));
         EVAC_TRY(replace_placeholder(argument, "{dir}", paths.dir));
         for (size_t i = 0; i < paths.disk_files.size(); ++i) {
-            EVAC_TRY(replace_placeholder(argument, "{disk:" + std::to_string(i) + "}", paths.disk_files[i]));
+            EVAC_TRY(replace_placeholder(argument, "{disk:" + std::to_string(i) + "}",
+                                         paths.disk_files[i]));
         }
         if (argument.find("{disk:") != std::string::npos) {
-            return make_error(Errc::invalid_argument, "landing command: no staged disk for '" + argument + "'");
+            return make_error(Errc::invalid_argument,
+                              "landing command: no staged disk for '" + argument + "'");
         }
         argv.push_back(std::move(argument));
     }
@@ -358,14 +385,16 @@ Result<std::vector<std::string>> read_process_argv(int pid) {
     std::string argument;
     while (std::getline(content, argument, '\0')) argv.push_back(argument);
     if (argv.empty()) return make_error(Errc::not_found, path + ": empty");
-    if (argv.size() > kArgumentsMax) return make_error(Errc::invalid_argument, path + ": too many arguments");
+    if (argv.size() > kArgumentsMax)
+        return make_error(Errc::invalid_argument, path + ": too many arguments");
     return argv;
 }
 
 Result<std::string> read_process_working_dir(int pid) {
     std::error_code error;
     const auto dir = std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/cwd", error);
-    if (error) return io_error("working directory of process " + std::to_string(pid), error.value());
+    if (error)
+        return io_error("working directory of process " + std::to_string(pid), error.value());
     return dir.string();
 }
 

@@ -26,7 +26,9 @@ namespace {
 constexpr size_t kLogTailBytes = 600;
 constexpr unsigned kPollMicros = 2000;
 
-uint64_t now_ns() { return SystemClock().now_ns(); }
+uint64_t now_ns() {
+    return SystemClock().now_ns();
+}
 
 Status write_all(int fd, ByteSpan bytes, uint64_t deadline_ns) {
     while (!bytes.empty()) {
@@ -36,7 +38,8 @@ Status write_all(int fd, ByteSpan bytes, uint64_t deadline_ns) {
             continue;
         }
         if (n < 0 && errno != EAGAIN && errno != EINTR) return io_error("send the landing stream");
-        if (now_ns() >= deadline_ns) return make_error(Errc::timeout, "QEMU does not read the landing stream");
+        if (now_ns() >= deadline_ns)
+            return make_error(Errc::timeout, "QEMU does not read the landing stream");
         pollfd waiter{fd, POLLOUT, 0};
         ::poll(&waiter, 1, 50);
     }
@@ -53,7 +56,8 @@ Result<UniqueFd> connect_unix(const std::string& path, uint64_t deadline_ns) {
     while (true) {
         UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
         if (!fd.valid()) return io_error("socket");
-        if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) return fd;
+        if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0)
+            return fd;
         if (now_ns() >= deadline_ns) return io_error("connect to '" + path + "'");
         ::usleep(kPollMicros);
     }
@@ -63,7 +67,8 @@ Result<UniqueFd> connect_unix(const std::string& path, uint64_t deadline_ns) {
 [[noreturn]] void become_qemu(const std::vector<char*>& argv, const char* log_path, int pid_fd) {
     const int log = ::open(log_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     const int null = ::open("/dev/null", O_RDONLY);
-    if (log < 0 || null < 0 || ::dup2(null, 0) < 0 || ::dup2(log, 1) < 0 || ::dup2(log, 2) < 0) ::_exit(126);
+    if (log < 0 || null < 0 || ::dup2(null, 0) < 0 || ::dup2(log, 1) < 0 || ::dup2(log, 2) < 0)
+        ::_exit(126);
     const pid_t pid = ::getpid();
     if (::write(pid_fd, &pid, sizeof(pid)) != sizeof(pid)) ::_exit(126);
     ::close_range(3, ~0U, 0);
@@ -93,7 +98,8 @@ int living_qemu(const std::string& dir) {
     std::ifstream file(dir + "/qemu.pid");
     int pid = 0;
     if (!(file >> pid) || pid <= 0) return 0;
-    // The number may have been reused: the process must name this folder's monitor in its arguments.
+    // The number may have been reused: the process must name this folder's monitor in its
+    // arguments.
     const auto argv = read_process_argv(pid);
     if (!argv.ok()) return 0;
     const std::string monitor = "unix:" + dir + "/qmp.sock";
@@ -103,12 +109,14 @@ int living_qemu(const std::string& dir) {
     return 0;
 }
 
-Lander::Lander(LaunchOptions options, Logger& logger) : options_(std::move(options)), logger_(logger) {}
+Lander::Lander(LaunchOptions options, Logger& logger)
+    : options_(std::move(options)), logger_(logger) {}
 Lander::~Lander() = default;
 
 Status Lander::launch() {
     if (const int pid = living_qemu(options_.dir); pid != 0) {
-        return make_error(Errc::refused, "a QEMU of this VM is already here (process " + std::to_string(pid) + ")");
+        return make_error(Errc::refused, "a QEMU of this VM is already here (process " +
+                                             std::to_string(pid) + ")");
     }
     std::error_code error;
     std::filesystem::create_directories(options_.dir, error);
@@ -123,7 +131,8 @@ Status Lander::launch() {
     return {};
 }
 
-// Forked twice, in a session of its own: QEMU must outlive the daemon, and never becomes its zombie.
+// Forked twice, in a session of its own: QEMU must outlive the daemon, and never becomes its
+// zombie.
 Status Lander::spawn() {
     std::vector<char*> argv;
     for (auto& argument : options_.argv) argv.push_back(argument.data());
@@ -153,7 +162,8 @@ Status Lander::spawn() {
 }
 
 Status Lander::connect_monitor() {
-    const uint64_t deadline_ns = now_ns() + static_cast<uint64_t>(options_.start_timeout_ms) * kNsPerMs;
+    const uint64_t deadline_ns =
+        now_ns() + static_cast<uint64_t>(options_.start_timeout_ms) * kNsPerMs;
     while (true) {
         auto client = qmp::Client::connect(qmp_path(), 5000);
         if (client.ok()) {
@@ -164,8 +174,8 @@ Status Lander::connect_monitor() {
             return make_error(Errc::io, "the landing QEMU ended at once: " + log_tail());
         }
         if (now_ns() >= deadline_ns) {
-            return make_error(Errc::timeout, "the landing QEMU does not answer: " + client.error().message() + "; " +
-                                                 log_tail());
+            return make_error(Errc::timeout, "the landing QEMU does not answer: " +
+                                                 client.error().message() + "; " + log_tail());
         }
         ::usleep(kPollMicros);
     }
@@ -173,13 +183,15 @@ Status Lander::connect_monitor() {
 
 Status Lander::attach() {
     pid_ = living_qemu(options_.dir);
-    if (pid_ == 0) return make_error(Errc::not_found, "no QEMU of this VM lives in '" + options_.dir + "'");
+    if (pid_ == 0)
+        return make_error(Errc::not_found, "no QEMU of this VM lives in '" + options_.dir + "'");
     return connect_monitor();
 }
 
 Status Lander::load(const LandingState& state, const std::vector<SmallBlock>& blocks) {
     if (!monitor_) return make_error(Errc::refused, "the landing QEMU was not launched");
-    const uint64_t deadline_ns = now_ns() + static_cast<uint64_t>(options_.load_timeout_ms) * kNsPerMs;
+    const uint64_t deadline_ns =
+        now_ns() + static_cast<uint64_t>(options_.load_timeout_ms) * kNsPerMs;
     const std::string socket_path = options_.dir + "/incoming.sock";
     std::error_code error;
     std::filesystem::remove(socket_path, error);
@@ -194,9 +206,11 @@ Status Lander::load(const LandingState& state, const std::vector<SmallBlock>& bl
     std::string last;
     while (written.ok()) {
         auto status = run_state();
-        if (!status.ok()) return make_error(Errc::corrupt, "QEMU refused the recovery point: " + log_tail());
+        if (!status.ok())
+            return make_error(Errc::corrupt, "QEMU refused the recovery point: " + log_tail());
         last = *status;
-        // Loaded: with -S the machine stands in "paused" (or "prelaunch" when the stream recorded no run state).
+        // Loaded: with -S the machine stands in "paused" (or "prelaunch" when the stream recorded
+        // no run state).
         if (last != "inmigrate") break;
         if (now_ns() >= deadline_ns) return make_error(Errc::timeout, "landing: still loading");
         ::usleep(kPollMicros);
@@ -208,8 +222,8 @@ Status Lander::load(const LandingState& state, const std::vector<SmallBlock>& bl
     EVAC_TRY(migration);
     const std::string outcome = migration->value("status", "");
     if (outcome != "completed") {
-        return make_error(Errc::corrupt, "QEMU refused the recovery point (migration '" + outcome + "', run state '" +
-                                             last + "'): " + log_tail());
+        return make_error(Errc::corrupt, "QEMU refused the recovery point (migration '" + outcome +
+                                             "', run state '" + last + "'): " + log_tail());
     }
     std::filesystem::remove(socket_path, error);
     return {};
@@ -220,8 +234,10 @@ Status Lander::resume() {
     EVAC_TRY(monitor_->execute("cont"));
     auto state = run_state();
     EVAC_TRY(state);
-    if (*state != "running") return make_error(Errc::io, "after cont the run state is '" + *state + "'");
-    // Switches learn where the VM's addresses are now. Not fatal: a VM without a network card has nothing to announce.
+    if (*state != "running")
+        return make_error(Errc::io, "after cont the run state is '" + *state + "'");
+    // Switches learn where the VM's addresses are now. Not fatal: a VM without a network card has
+    // nothing to announce.
     auto announced = monitor_->execute(
         "announce-self", {{"initial", 50}, {"max", 550}, {"rounds", 5}, {"step", 50}});
     if (!announced.ok()) logger_.debug("announce-self: " + announced.error().message());
@@ -243,7 +259,8 @@ Status Lander::kill() {
     ::kill(pid_, SIGTERM);
     bool forced = false;
     while (process_lives(pid_)) {
-        if (now_ns() >= deadline_ns) return make_error(Errc::timeout, "QEMU " + std::to_string(pid_) + " does not end");
+        if (now_ns() >= deadline_ns)
+            return make_error(Errc::timeout, "QEMU " + std::to_string(pid_) + " does not end");
         if (!forced && now_ns() + 7 * kNsPerSecond >= deadline_ns) {
             ::kill(pid_, SIGKILL);
             forced = true;
@@ -260,7 +277,8 @@ std::string Lander::log_tail() const {
     std::ifstream file(options_.dir + "/qemu.log", std::ios::binary);
     const std::string text{std::istreambuf_iterator<char>(file), {}};
     if (text.empty()) return "QEMU said nothing";
-    return "QEMU said: " + text.substr(text.size() > kLogTailBytes ? text.size() - kLogTailBytes : 0);
+    return "QEMU said: " +
+           text.substr(text.size() > kLogTailBytes ? text.size() - kLogTailBytes : 0);
 }
 
 }  // namespace evac::landing

@@ -12,7 +12,8 @@
 namespace evac::landing {
 namespace {
 
-// Flags and section types of QEMU's stream (migration/ram.c, migration/savevm.c), big-endian throughout.
+// Flags and section types of QEMU's stream (migration/ram.c, migration/savevm.c), big-endian
+// throughout.
 constexpr uint64_t kRamZero = 0x02;
 constexpr uint64_t kRamPage = 0x08;
 constexpr uint64_t kRamEos = 0x10;
@@ -25,10 +26,12 @@ bool is_zero(ByteSpan page) {
     return std::all_of(page.begin(), page.end(), [](std::byte b) { return b == std::byte{0}; });
 }
 
-// One block: every page is written, zero ones too, because the destination filled ROM and video memory beforehand.
+// One block: every page is written, zero ones too, because the destination filled ROM and video
+// memory beforehand.
 Status write_block(const SmallBlock& block, Bytes& piece, const StreamSink& sink) {
     if (block.name.empty() || block.name.size() > 255) {
-        return make_error(Errc::invalid_argument, "RAM block name '" + block.name + "': 1 to 255 bytes are accepted");
+        return make_error(Errc::invalid_argument,
+                          "RAM block name '" + block.name + "': 1 to 255 bytes are accepted");
     }
     const UniqueFd file(::open(block.file.c_str(), O_RDONLY | O_CLOEXEC));
     if (!file.valid()) return io_error("open staged block '" + block.file + "'");
@@ -60,7 +63,8 @@ Status write_block(const SmallBlock& block, Bytes& piece, const StreamSink& sink
 
 }  // namespace
 
-Status write_landing_stream(const LandingState& state, const std::vector<SmallBlock>& blocks, const StreamSink& sink) {
+Status write_landing_stream(const LandingState& state, const std::vector<SmallBlock>& blocks,
+                            const StreamSink& sink) {
     EVAC_TRY(sink(state.prefix));
     Bytes piece;
     piece.reserve(kPieceBytes);

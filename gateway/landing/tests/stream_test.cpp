@@ -24,16 +24,18 @@ TEST(Stream, GoldenBytes) {
         out << std::string(kPageBytes, '\0') << std::string(kPageBytes, '\xab');
     }
     Bytes got;
-    ASSERT_TRUE(write_landing_stream({bytes_of({0x51}), 2, bytes_of({0x00})}, {{"rom", file, 2 * kPageBytes}},
+    ASSERT_TRUE(write_landing_stream({bytes_of({0x51}), 2, bytes_of({0x00})},
+                                     {{"rom", file, 2 * kPageBytes}},
                                      [&got](ByteSpan piece) -> Status {
                                          got.insert(got.end(), piece.begin(), piece.end());
                                          return {};
                                      })
                     .ok());
-    Bytes want = bytes_of({0x51, 0x03, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0x02, 3, 'r', 'o', 'm', 0,
-                           0, 0, 0, 0, 0, 0, 0x10, 0x28});
+    Bytes want = bytes_of({0x51, 0x03, 0,   0,   0, 2, 0, 0, 0, 0, 0, 0,    0,   0x02,
+                           3,    'r',  'o', 'm', 0, 0, 0, 0, 0, 0, 0, 0x10, 0x28});
     want.insert(want.end(), kPageBytes, std::byte{0xab});
-    for (const std::byte b : bytes_of({0, 0, 0, 0, 0, 0, 0, 0x10, 0x7e, 0, 0, 0, 2, 0x00})) want.push_back(b);
+    for (const std::byte b : bytes_of({0, 0, 0, 0, 0, 0, 0, 0x10, 0x7e, 0, 0, 0, 2, 0x00}))
+        want.push_back(b);
     EXPECT_EQ(got, want);
     std::filesystem::remove(file);
 }

@@ -15,12 +15,14 @@ Result<Bytes> pack(const DeviceStateBlob& state) {
     w.put_sized(ByteSpan(state.prefix));
     w.put_sized(ByteSpan(state.tail));
     if (plain.size() > kDeviceStateRawBytesMax) {
-        return make_error(Errc::refused, "device state of " + std::to_string(plain.size()) + " bytes: at most " +
-                                             std::to_string(kDeviceStateRawBytesMax) + " are accepted");
+        return make_error(Errc::refused,
+                          "device state of " + std::to_string(plain.size()) + " bytes: at most " +
+                              std::to_string(kDeviceStateRawBytesMax) + " are accepted");
     }
     Bytes out(1 + ZSTD_compressBound(plain.size()));
     out[0] = std::byte{kVersion};
-    const size_t size = ZSTD_compress(out.data() + 1, out.size() - 1, plain.data(), plain.size(), kLevel);
+    const size_t size =
+        ZSTD_compress(out.data() + 1, out.size() - 1, plain.data(), plain.size(), kLevel);
     if (ZSTD_isError(size) != 0) return make_error(Errc::internal, "zstd: device state");
     out.resize(1 + size);
     return out;
@@ -32,7 +34,8 @@ Result<DeviceStateBlob> unpack_device_state(ByteSpan bytes) {
     }
     const ByteSpan frame = bytes.subspan(1);
     const unsigned long long size = ZSTD_getFrameContentSize(frame.data(), frame.size());
-    if (size == ZSTD_CONTENTSIZE_ERROR || size == ZSTD_CONTENTSIZE_UNKNOWN || size > kDeviceStateRawBytesMax) {
+    if (size == ZSTD_CONTENTSIZE_ERROR || size == ZSTD_CONTENTSIZE_UNKNOWN ||
+        size > kDeviceStateRawBytesMax) {
         return make_error(Errc::corrupt, "device state: not a zstd frame of an accepted size");
     }
     Bytes plain(size);

@@ -1,14 +1,24 @@
 #include "evac/protocol/messages.hpp"
 
-
 #include "evac/core/assert.hpp"
 
 namespace evac::protocol {
 namespace {
 
 enum class Kind : uint8_t {
-    hello = 0x01, enrol, enrol_result, fingerprints_request, fingerprints, batch_ack, nak, seal, seal_result,
-    handover, forget, heartbeat, batch,
+    hello = 0x01,
+    enrol,
+    enrol_result,
+    fingerprints_request,
+    fingerprints,
+    batch_ack,
+    nak,
+    seal,
+    seal_result,
+    handover,
+    forget,
+    heartbeat,
+    batch,
 };
 
 template <class... F>
@@ -18,8 +28,12 @@ struct Overloaded : F... {
 template <class... F>
 Overloaded(F...) -> Overloaded<F...>;
 
-void put_kind(ByteWriter& w, Kind kind) { w.u8(static_cast<uint8_t>(kind)); }
-void put_vm(ByteWriter& w, VmId vm) { w.le32(raw(vm)); }
+void put_kind(ByteWriter& w, Kind kind) {
+    w.u8(static_cast<uint8_t>(kind));
+}
+void put_vm(ByteWriter& w, VmId vm) {
+    w.le32(raw(vm));
+}
 
 void put_fingerprints(ByteWriter& w, const Fingerprints& m) {
     EVAC_ASSERT(m.zero.size() == m.values.size() && m.values.size() <= kFingerprintsMax);
@@ -30,7 +44,8 @@ void put_fingerprints(ByteWriter& w, const Fingerprints& m) {
     w.u8(m.last ? 1 : 0);
     for (size_t i = 0; i < m.zero.size(); i += 8) {
         unsigned bits = 0;
-        for (size_t j = i; j < i + 8 && j < m.zero.size(); ++j) bits |= m.zero[j] ? 1U << (j - i) : 0U;
+        for (size_t j = i; j < i + 8 && j < m.zero.size(); ++j)
+            bits |= m.zero[j] ? 1U << (j - i) : 0U;
         w.u8(static_cast<uint8_t>(bits));
     }
     for (size_t i = 0; i < m.values.size(); ++i) {
@@ -46,7 +61,9 @@ bool get_flag(ByteReader& r) {
     return value == 1;
 }
 
-VmId get_vm(ByteReader& r) { return VmId{r.le32()}; }
+VmId get_vm(ByteReader& r) {
+    return VmId{r.le32()};
+}
 
 RegionId get_region(ByteReader& r) {
     const uint16_t region = r.le16();
@@ -87,7 +104,8 @@ Enrol get_enrol(ByteReader& r) {
     m.facts = r.text_sized(kFactsBytesMax);
     const uint16_t arguments = r.le16();
     if (arguments > kArgumentsMax) r.fail();
-    for (uint16_t i = 0; r.ok() && i < arguments; ++i) m.argv.push_back(r.text_sized(kArgumentBytesMax));
+    for (uint16_t i = 0; r.ok() && i < arguments; ++i)
+        m.argv.push_back(r.text_sized(kArgumentBytesMax));
     m.last_epoch = Epoch{r.le32()};
     return m;
 }
@@ -190,101 +208,100 @@ Heartbeat get_heartbeat(ByteReader& r) {
 Bytes encode(const Message& message) {
     Bytes out;
     ByteWriter w(out);
-    std::visit(
-        Overloaded{
-            [&](const Hello& m) {
-                put_kind(w, Kind::hello);
-                w.le16(m.version);
-                w.put_sized(m.site);
-                w.le64(m.boot_id);
-                w.le64(static_cast<uint64_t>(m.wall_unix_ms));
-            },
-            [&](const Enrol& m) {
-                put_kind(w, Kind::enrol);
-                put_vm(w, m.vm);
-                w.put_sized(m.name);
-                w.put_sized(m.uuid);
-                w.le16(static_cast<uint16_t>(m.regions.size()));
-                for (const auto& region : m.regions) {
-                    w.u8(static_cast<uint8_t>(region.kind));
-                    w.le64(region.bytes);
-                    w.put_sized(region.name);
-                }
-                w.put_sized(m.facts);
-                w.le16(static_cast<uint16_t>(m.argv.size()));
-                for (const auto& argument : m.argv) w.put_sized(argument);
-                w.le32(raw(m.last_epoch));
-            },
-            [&](const EnrolResult& m) {
-                put_kind(w, Kind::enrol_result);
-                put_vm(w, m.vm);
-                w.u8(m.ok ? 1 : 0);
-                w.put_sized(std::string_view(m.reason).substr(0, kReasonBytesMax));
-                w.le32(raw(m.sealed));
-                w.le32(raw(m.newest));
-                w.le64(static_cast<uint64_t>(m.point_unix_ms));
-            },
-            [&](const FingerprintsRequest& m) {
-                put_kind(w, Kind::fingerprints_request);
-                put_vm(w, m.vm);
-                w.le64(m.after_batches);
-            },
-            [&](const Fingerprints& m) {
-                put_kind(w, Kind::fingerprints);
-                put_fingerprints(w, m);
-            },
-            [&](const BatchAck& m) {
-                EVAC_ASSERT(m.sequences.size() <= kAcksMax);
-                put_kind(w, Kind::batch_ack);
-                put_vm(w, m.vm);
-                w.le16(static_cast<uint16_t>(m.sequences.size()));
-                for (const uint64_t sequence : m.sequences) w.le64(sequence);
-            },
-            [&](const Nak& m) {
-                EVAC_ASSERT(m.pages.size() <= kNaksMax);
-                put_kind(w, Kind::nak);
-                put_vm(w, m.vm);
-                w.le64(m.sequence);
-                w.le16(static_cast<uint16_t>(m.pages.size()));
-                for (const auto& page : m.pages) {
-                    w.le16(raw(page.region));
-                    w.le64(page.page);
-                    w.le32(raw(page.epoch));
-                }
-            },
-            [&](const Seal& m) {
-                put_kind(w, Kind::seal);
-                put_vm(w, m.vm);
-                w.le32(raw(m.epoch));
-                w.le64(m.batches);
-                w.le64(m.handover);
-                w.le64(static_cast<uint64_t>(m.point_unix_ms));
-                w.put_sized(ByteSpan(m.device_state));
-            },
-            [&](const SealResult& m) {
-                put_kind(w, Kind::seal_result);
-                put_vm(w, m.vm);
-                w.le32(raw(m.epoch));
-                w.u8(m.ok ? 1 : 0);
-                w.put_sized(std::string_view(m.reason).substr(0, kReasonBytesMax));
-                w.le64(m.apply_ns);
-            },
-            [&](const Handover& m) {
-                put_kind(w, Kind::handover);
-                w.put(m.payload);
-            },
-            [&](const Forget& m) {
-                put_kind(w, Kind::forget);
-                put_vm(w, m.vm);
-            },
-            [&](const Heartbeat& m) {
-                put_kind(w, Kind::heartbeat);
-                w.le64(static_cast<uint64_t>(m.wall_unix_ms));
-                w.u8(m.armed ? 1 : 0);
-            },
-            [&](const Batch& m) { out = encode_batch(m.payload); },
-        },
-        message);
+    std::visit(Overloaded{
+                   [&](const Hello& m) {
+                       put_kind(w, Kind::hello);
+                       w.le16(m.version);
+                       w.put_sized(m.site);
+                       w.le64(m.boot_id);
+                       w.le64(static_cast<uint64_t>(m.wall_unix_ms));
+                   },
+                   [&](const Enrol& m) {
+                       put_kind(w, Kind::enrol);
+                       put_vm(w, m.vm);
+                       w.put_sized(m.name);
+                       w.put_sized(m.uuid);
+                       w.le16(static_cast<uint16_t>(m.regions.size()));
+                       for (const auto& region : m.regions) {
+                           w.u8(static_cast<uint8_t>(region.kind));
+                           w.le64(region.bytes);
+                           w.put_sized(region.name);
+                       }
+                       w.put_sized(m.facts);
+                       w.le16(static_cast<uint16_t>(m.argv.size()));
+                       for (const auto& argument : m.argv) w.put_sized(argument);
+                       w.le32(raw(m.last_epoch));
+                   },
+                   [&](const EnrolResult& m) {
+                       put_kind(w, Kind::enrol_result);
+                       put_vm(w, m.vm);
+                       w.u8(m.ok ? 1 : 0);
+                       w.put_sized(std::string_view(m.reason).substr(0, kReasonBytesMax));
+                       w.le32(raw(m.sealed));
+                       w.le32(raw(m.newest));
+                       w.le64(static_cast<uint64_t>(m.point_unix_ms));
+                   },
+                   [&](const FingerprintsRequest& m) {
+                       put_kind(w, Kind::fingerprints_request);
+                       put_vm(w, m.vm);
+                       w.le64(m.after_batches);
+                   },
+                   [&](const Fingerprints& m) {
+                       put_kind(w, Kind::fingerprints);
+                       put_fingerprints(w, m);
+                   },
+                   [&](const BatchAck& m) {
+                       EVAC_ASSERT(m.sequences.size() <= kAcksMax);
+                       put_kind(w, Kind::batch_ack);
+                       put_vm(w, m.vm);
+                       w.le16(static_cast<uint16_t>(m.sequences.size()));
+                       for (const uint64_t sequence : m.sequences) w.le64(sequence);
+                   },
+                   [&](const Nak& m) {
+                       EVAC_ASSERT(m.pages.size() <= kNaksMax);
+                       put_kind(w, Kind::nak);
+                       put_vm(w, m.vm);
+                       w.le64(m.sequence);
+                       w.le16(static_cast<uint16_t>(m.pages.size()));
+                       for (const auto& page : m.pages) {
+                           w.le16(raw(page.region));
+                           w.le64(page.page);
+                           w.le32(raw(page.epoch));
+                       }
+                   },
+                   [&](const Seal& m) {
+                       put_kind(w, Kind::seal);
+                       put_vm(w, m.vm);
+                       w.le32(raw(m.epoch));
+                       w.le64(m.batches);
+                       w.le64(m.handover);
+                       w.le64(static_cast<uint64_t>(m.point_unix_ms));
+                       w.put_sized(ByteSpan(m.device_state));
+                   },
+                   [&](const SealResult& m) {
+                       put_kind(w, Kind::seal_result);
+                       put_vm(w, m.vm);
+                       w.le32(raw(m.epoch));
+                       w.u8(m.ok ? 1 : 0);
+                       w.put_sized(std::string_view(m.reason).substr(0, kReasonBytesMax));
+                       w.le64(m.apply_ns);
+                   },
+                   [&](const Handover& m) {
+                       put_kind(w, Kind::handover);
+                       w.put(m.payload);
+                   },
+                   [&](const Forget& m) {
+                       put_kind(w, Kind::forget);
+                       put_vm(w, m.vm);
+                   },
+                   [&](const Heartbeat& m) {
+                       put_kind(w, Kind::heartbeat);
+                       w.le64(static_cast<uint64_t>(m.wall_unix_ms));
+                       w.u8(m.armed ? 1 : 0);
+                   },
+                   [&](const Batch& m) { out = encode_batch(m.payload); },
+               },
+               message);
     return out;
 }
 
@@ -298,38 +315,69 @@ Bytes encode_batch(ByteSpan payload) {
 }
 
 Result<Message> decode(ByteSpan bytes) {
-    if (bytes.size() > kMessageBytesMax) return make_error(Errc::corrupt, "peer's message: too long");
+    if (bytes.size() > kMessageBytesMax)
+        return make_error(Errc::corrupt, "peer's message: too long");
     ByteReader r(bytes);
     const uint8_t kind = r.u8();
     if (!r.ok()) return make_error(Errc::corrupt, "peer's message: empty");
     Message message;
     switch (static_cast<Kind>(kind)) {
-        case Kind::hello: message = get_hello(r); break;
-        case Kind::enrol: message = get_enrol(r); break;
-        case Kind::enrol_result: message = get_enrol_result(r); break;
-        case Kind::fingerprints_request: message = get_fingerprints_request(r); break;
-        case Kind::fingerprints: message = get_fingerprints(r); break;
-        case Kind::batch_ack: message = get_batch_ack(r); break;
-        case Kind::nak: message = get_nak(r); break;
-        case Kind::seal: message = get_seal(r); break;
-        case Kind::seal_result: message = get_seal_result(r); break;
-        case Kind::handover: message = Handover{get_rest(r)}; break;
-        case Kind::forget: message = Forget{get_vm(r)}; break;
-        case Kind::heartbeat: message = get_heartbeat(r); break;
-        case Kind::batch: message = Batch{get_rest(r)}; break;
-        default: return make_error(Errc::corrupt, "peer's message: unknown kind " + std::to_string(kind));
+        case Kind::hello:
+            message = get_hello(r);
+            break;
+        case Kind::enrol:
+            message = get_enrol(r);
+            break;
+        case Kind::enrol_result:
+            message = get_enrol_result(r);
+            break;
+        case Kind::fingerprints_request:
+            message = get_fingerprints_request(r);
+            break;
+        case Kind::fingerprints:
+            message = get_fingerprints(r);
+            break;
+        case Kind::batch_ack:
+            message = get_batch_ack(r);
+            break;
+        case Kind::nak:
+            message = get_nak(r);
+            break;
+        case Kind::seal:
+            message = get_seal(r);
+            break;
+        case Kind::seal_result:
+            message = get_seal_result(r);
+            break;
+        case Kind::handover:
+            message = Handover{get_rest(r)};
+            break;
+        case Kind::forget:
+            message = Forget{get_vm(r)};
+            break;
+        case Kind::heartbeat:
+            message = get_heartbeat(r);
+            break;
+        case Kind::batch:
+            message = Batch{get_rest(r)};
+            break;
+        default:
+            return make_error(Errc::corrupt,
+                              "peer's message: unknown kind " + std::to_string(kind));
     }
     if (!r.at_end()) {
         return make_error(Errc::corrupt, std::string("peer's message ") + name_of(message) + ": " +
-                                             (r.ok() ? "bytes after its end" : "truncated or a field out of range"));
+                                             (r.ok() ? "bytes after its end"
+                                                     : "truncated or a field out of range"));
     }
     return message;
 }
 
 const char* name_of(const Message& message) {
-    static constexpr const char* kNames[] = {"HELLO", "ENROL", "ENROL_RESULT", "FINGERPRINTS_REQUEST", "FINGERPRINTS",
-                                             "BATCH_ACK", "NAK", "SEAL", "SEAL_RESULT", "HANDOVER", "FORGET",
-                                             "HEARTBEAT", "BATCH"};
+    static constexpr const char* kNames[] = {
+        "HELLO",     "ENROL",     "ENROL_RESULT", "FINGERPRINTS_REQUEST", "FINGERPRINTS",
+        "BATCH_ACK", "NAK",       "SEAL",         "SEAL_RESULT",          "HANDOVER",
+        "FORGET",    "HEARTBEAT", "BATCH"};
     return kNames[message.index()];
 }
 

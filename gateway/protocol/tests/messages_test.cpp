@@ -19,8 +19,13 @@ std::vector<Message> one_of_each() {
         prints.values.push_back(i % 3 == 0 ? Fingerprint{} : Fingerprint{i, ~i});
     }
     return {Hello{1, "site-a", 42, 1700000000000},
-            Enrol{VmId{7}, "db", "u-1", {{RegionKind::main_ram, 1 << 28, "pc.ram"}, {RegionKind::disk, 512, "d0"}},
-                  "{}", {"-m", "256"}, Epoch{3}},
+            Enrol{VmId{7},
+                  "db",
+                  "u-1",
+                  {{RegionKind::main_ram, 1 << 28, "pc.ram"}, {RegionKind::disk, 512, "d0"}},
+                  "{}",
+                  {"-m", "256"},
+                  Epoch{3}},
             EnrolResult{VmId{7}, false, "cpu differs", Epoch{2}, Epoch{3}, 99},
             FingerprintsRequest{VmId{7}, 8},
             prints,
@@ -54,11 +59,27 @@ TEST(Messages, GoldenBytes) {
         }
         return text;
     };
-    EXPECT_EQ(hex(encode(Hello{1, "ab", 2, 3})), "010100020000006162" "0200000000000000" "0300000000000000");
+    EXPECT_EQ(hex(encode(Hello{1, "ab", 2, 3})),
+              "010100020000006162"
+              "0200000000000000"
+              "0300000000000000");
     EXPECT_EQ(hex(encode(Nak{VmId{1}, 2, {{RegionId{3}, 4, Epoch{5}}}})),
-              "07" "01000000" "0200000000000000" "0100" "0300" "0400000000000000" "05000000");
+              "07"
+              "01000000"
+              "0200000000000000"
+              "0100"
+              "0300"
+              "0400000000000000"
+              "05000000");
     EXPECT_EQ(hex(encode(Seal{VmId{1}, Epoch{2}, 3, 1, 4, Bytes(1, std::byte{0xaa})})),
-              "08" "01000000" "02000000" "0300000000000000" "0100000000000000" "0400000000000000" "01000000" "aa");
+              "08"
+              "01000000"
+              "02000000"
+              "0300000000000000"
+              "0100000000000000"
+              "0400000000000000"
+              "01000000"
+              "aa");
 }
 
 // Every truncation and every single-byte change gives a message or an error, never more than that.

@@ -1,6 +1,7 @@
 #pragma once
-// Bounds-checked little- and big-endian reading and writing. A short read makes the reader fail for good
-// and return zeros, so a decoder checks ok() once, at the end of a message or before a loop bound is used.
+// Bounds-checked little- and big-endian reading and writing. A short read makes the reader fail for
+// good and return zeros, so a decoder checks ok() once, at the end of a message or before a loop
+// bound is used.
 #include <bit>
 #include <cstddef>
 #include <cstdint>

@@ -7,7 +7,7 @@ namespace evac {
 class Clock {
   public:
     virtual ~Clock() = default;
-    virtual uint64_t now_ns() const = 0;      // monotonic, any origin
+    virtual uint64_t now_ns() const = 0;       // monotonic, any origin
     virtual int64_t wall_unix_ms() const = 0;  // for people and protocols; may jump
 };
 

@@ -17,9 +17,15 @@ enum class Epoch : uint32_t {};
 
 inline constexpr uint16_t kRegionsMax = 64;
 
-inline constexpr uint32_t raw(VmId id) { return static_cast<uint32_t>(id); }
-inline constexpr uint16_t raw(RegionId id) { return static_cast<uint16_t>(id); }
-inline constexpr uint32_t raw(Epoch id) { return static_cast<uint32_t>(id); }
+inline constexpr uint32_t raw(VmId id) {
+    return static_cast<uint32_t>(id);
+}
+inline constexpr uint16_t raw(RegionId id) {
+    return static_cast<uint16_t>(id);
+}
+inline constexpr uint32_t raw(Epoch id) {
+    return static_cast<uint32_t>(id);
+}
 
 enum class RegionKind : uint8_t {
     main_ram = 0,   // the block that the landing QEMU maps in place (pc.ram)
@@ -36,9 +42,9 @@ struct PageKey {
     auto operator<=>(const PageKey&) const = default;
 };
 
-// Seeded xxh3-128 of a page. Answers "is this what away has of this very page?" only; it never decides
-// identity across VMs. All zero bits = unknown (never equal to a page's fingerprint in practice, and
-// treated as unequal to everything).
+// Seeded xxh3-128 of a page. Answers "is this what away has of this very page?" only; it never
+// decides identity across VMs. All zero bits = unknown (never equal to a page's fingerprint in
+// practice, and treated as unequal to everything).
 struct Fingerprint {
     uint64_t low = 0;
     uint64_t high = 0;
@@ -55,7 +61,8 @@ using Identity = std::array<std::byte, 16>;
 template <>
 struct std::hash<evac::PageKey> {
     size_t operator()(const evac::PageKey& key) const noexcept {
-        uint64_t x = (uint64_t{evac::raw(key.vm)} << 40) ^ (uint64_t{evac::raw(key.region)} << 32) ^ key.page;
+        uint64_t x = (uint64_t{evac::raw(key.vm)} << 40) ^ (uint64_t{evac::raw(key.region)} << 32) ^
+                     key.page;
         x ^= x >> 33;
         x *= 0xff51afd7ed558ccdULL;
         x ^= x >> 33;

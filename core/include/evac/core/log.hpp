@@ -1,6 +1,7 @@
 #pragma once
-// Logging port. A module that has something to say takes a Logger& by constructor; the daemon supplies the
-// real one. Never called from the packet loop or per page. Implementations are thread-safe and bounded.
+// Logging port. A module that has something to say takes a Logger& by constructor; the daemon
+// supplies the real one. Never called from the packet loop or per page. Implementations are
+// thread-safe and bounded.
 #include <string_view>
 
 namespace evac {

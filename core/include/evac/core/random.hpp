@@ -1,5 +1,6 @@
 #pragma once
-// Deterministic random numbers for simulation, back-off and jitter. Never for keys: those come from OpenSSL.
+// Deterministic random numbers for simulation, back-off and jitter. Never for keys: those come from
+// OpenSSL.
 #include <cstdint>
 
 namespace evac {

@@ -1,6 +1,7 @@
 #pragma once
 // Result<T>: a value or an Error; discarding one does not compile under -Werror.
-// Foreign statuses, errno and exceptions are turned into an Error once, in the adapter that meets them.
+// Foreign statuses, errno and exceptions are turned into an Error once, in the adapter that meets
+// them.
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -12,7 +13,8 @@
 namespace evac {
 
 enum class Errc : unsigned char {
-    invalid_argument,  // the caller's or the operator's input; context names field, value, what is accepted
+    invalid_argument,  // the caller's or the operator's input; context names field, value, what is
+                       // accepted
     not_found,
     already_exists,
     refused,      // a rule says no (policy, compatibility, wrong state)
@@ -34,7 +36,9 @@ struct Error {
     std::string message() const;  // "context: strerror (code)"
 };
 
-inline Error make_error(Errc code, std::string context) { return Error{code, 0, std::move(context)}; }
+inline Error make_error(Errc code, std::string context) {
+    return Error{code, 0, std::move(context)};
+}
 // Captures errno at the call.
 inline Error io_error(std::string context, int sys_errno = errno) {
     return Error{Errc::io, sys_errno, std::move(context)};
@@ -43,23 +47,39 @@ inline Error io_error(std::string context, int sys_errno = errno) {
 template <class T>
 class [[nodiscard]] Result {
   public:
-    Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: implicit by design
+    Result(T value)
+        : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit by design
     Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT
 
     bool ok() const { return state_.index() == 0; }
     explicit operator bool() const { return ok(); }
 
-    T& value() & { EVAC_ASSERT(ok()); return *std::get_if<0>(&state_); }
-    const T& value() const& { EVAC_ASSERT(ok()); return *std::get_if<0>(&state_); }
-    T&& value() && { EVAC_ASSERT(ok()); return std::move(*std::get_if<0>(&state_)); }
+    T& value() & {
+        EVAC_ASSERT(ok());
+        return *std::get_if<0>(&state_);
+    }
+    const T& value() const& {
+        EVAC_ASSERT(ok());
+        return *std::get_if<0>(&state_);
+    }
+    T&& value() && {
+        EVAC_ASSERT(ok());
+        return std::move(*std::get_if<0>(&state_));
+    }
     T& operator*() & { return value(); }
     const T& operator*() const& { return value(); }
     T&& operator*() && { return std::move(*this).value(); }
     T* operator->() { return &value(); }
     const T* operator->() const { return &value(); }
 
-    const Error& error() const& { EVAC_ASSERT(!ok()); return *std::get_if<1>(&state_); }
-    Error&& error() && { EVAC_ASSERT(!ok()); return std::move(*std::get_if<1>(&state_)); }
+    const Error& error() const& {
+        EVAC_ASSERT(!ok());
+        return *std::get_if<1>(&state_);
+    }
+    Error&& error() && {
+        EVAC_ASSERT(!ok());
+        return std::move(*std::get_if<1>(&state_));
+    }
 
   private:
     std::variant<T, Error> state_;
@@ -73,8 +93,14 @@ class [[nodiscard]] Result<void> {
 
     bool ok() const { return ok_; }
     explicit operator bool() const { return ok_; }
-    const Error& error() const& { EVAC_ASSERT(!ok_); return error_; }
-    Error&& error() && { EVAC_ASSERT(!ok_); return std::move(error_); }
+    const Error& error() const& {
+        EVAC_ASSERT(!ok_);
+        return error_;
+    }
+    Error&& error() && {
+        EVAC_ASSERT(!ok_);
+        return std::move(error_);
+    }
 
   private:
     Error error_;
@@ -86,8 +112,8 @@ using Status = Result<void>;
 }  // namespace evac
 
 // Returns the error of a failed Result from the enclosing function.
-#define EVAC_TRY(expr)                                                  \
-    do {                                                                \
-        auto&& evac_try_result = (expr);                                \
-        if (!evac_try_result.ok()) return ::evac::Error(evac_try_result.error());    \
+#define EVAC_TRY(expr)                                                            \
+    do {                                                                          \
+        auto&& evac_try_result = (expr);                                          \
+        if (!evac_try_result.ok()) return ::evac::Error(evac_try_result.error()); \
     } while (false)

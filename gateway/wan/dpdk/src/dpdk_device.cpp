@@ -158,8 +158,7 @@ Status DpdkDevice::configure() {
                                            kBuffers, 0, 0, static_cast<uint16_t>(room),
                                            SOCKET_ID_ANY, "ring_sp_sc");
     if (pool_ == nullptr) return dpdk_error("DPDK packet buffers (raise memory_mib)", rte_errno);
-    if (int result =
-            rte_eth_rx_queue_setup(port_id_, 0, rx_descriptors, kAnyNode, nullptr, pool_);
+    if (int result = rte_eth_rx_queue_setup(port_id_, 0, rx_descriptors, kAnyNode, nullptr, pool_);
         result != 0) {
         return dpdk_error("DPDK receive queue of " + name_, result);
     }

@@ -17,7 +17,8 @@ struct RegionInfo {
     bool operator==(const RegionInfo&) const = default;
 };
 
-inline constexpr uint64_t kRegionBytesMax = uint64_t{1} << 43;  // 8 TiB: page numbers stay below 2^31
+inline constexpr uint64_t kRegionBytesMax = uint64_t{1}
+                                            << 43;  // 8 TiB: page numbers stay below 2^31
 
 struct CapturedPage {
     RegionId region{};
@@ -29,9 +30,10 @@ struct CapturedPage {
     ByteSpan bytes{};      // kPageBytes; valid only as long as the giver of the page says
 };
 
-// Port: where a capture puts changed pages. Called by the capture worker. Must not block: a stalled capture stalls
-// the guest's writes. Returns false when the page could not be taken (queue full); the caller then forgets the
-// page's fingerprint, so that the next round brings it again. `page.bytes` is valid during the call only.
+// Port: where a capture puts changed pages. Called by the capture worker. Must not block: a stalled
+// capture stalls the guest's writes. Returns false when the page could not be taken (queue full);
+// the caller then forgets the page's fingerprint, so that the next round brings it again.
+// `page.bytes` is valid during the call only.
 class PageSink {
   public:
     virtual ~PageSink() = default;

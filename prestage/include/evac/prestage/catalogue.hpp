@@ -1,10 +1,11 @@
 #pragma once
-// What the away site will have of each page of one VM once everything captured has arrived: one fingerprint per page.
-// Answers "did this page change since it was last captured?", so that a round that reads all of RAM locally costs the
-// WAN only what changed.
+// What the away site will have of each page of one VM once everything captured has arrived: one
+// fingerprint per page. Answers "did this page change since it was last captured?", so that a round
+// that reads all of RAM locally costs the WAN only what changed.
 //
-// Memory: kCatalogueBytesPerPage (17) bytes per 4 KiB page: 4.25 MiB per GiB of guest memory or disk.
-// Owner: the capture worker that runs the VM's round (one at a time; it may be handed over between rounds).
+// Memory: kCatalogueBytesPerPage (17) bytes per 4 KiB page: 4.25 MiB per GiB of guest memory or
+// disk. Owner: the capture worker that runs the VM's round (one at a time; it may be handed over
+// between rounds).
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -18,8 +19,8 @@ namespace evac::prestage {
 
 inline constexpr size_t kCatalogueBytesPerPage = sizeof(Fingerprint) + 1;
 
-// XXH3_128bits_withSeed over exactly kPageBytes: low = low64, high = high64 (the all-zero value, which means unknown, is
-// mapped to {1, 0}). Both sites use the pair's seed. Thread-safe.
+// XXH3_128bits_withSeed over exactly kPageBytes: low = low64, high = high64 (the all-zero value,
+// which means unknown, is mapped to {1, 0}). Both sites use the pair's seed. Thread-safe.
 Fingerprint fingerprint_page(uint64_t seed, ByteSpan page_bytes);
 // True when all kPageBytes are zero bits.
 bool is_zero_page(ByteSpan page_bytes);
@@ -34,8 +35,9 @@ struct Observation {
 
 class Catalogue {
   public:
-    // Everything unknown. Regions: at most kRegionsMax, each at most kRegionBytesMax (else a programmer error: sizes
-    // from outside are checked by enrolment). Allocates and touches 17 bytes per page.
+    // Everything unknown. Regions: at most kRegionsMax, each at most kRegionBytesMax (else a
+    // programmer error: sizes from outside are checked by enrolment). Allocates and touches 17
+    // bytes per page.
     Catalogue(uint64_t seed, std::vector<RegionInfo> regions);
 
     const std::vector<RegionInfo>& regions() const { return regions_; }
@@ -46,8 +48,8 @@ class Catalogue {
     uint64_t known_pages() const { return known_pages_; }
     Fingerprint zero_fingerprint() const { return zero_; }
 
-    // Compares a page's bytes (kPageBytes; a disk's last page zero-padded) with its entry and makes them the entry.
-    // A page that was unknown counts as changed but does not get hotter by that.
+    // Compares a page's bytes (kPageBytes; a disk's last page zero-padded) with its entry and makes
+    // them the entry. A page that was unknown counts as changed but does not get hotter by that.
     Observation compare_and_update(RegionId region, uint64_t page, ByteSpan bytes);
     // The same for a page known to be all zero bits, without hashing.
     Observation update_zero(RegionId region, uint64_t page);
@@ -57,8 +59,9 @@ class Catalogue {
     // The next observation will say changed: the page was dropped, or away does not have it.
     void set_unknown(RegionId region, uint64_t page);
     void set_all_unknown();
-    // Replaces entries from first_page on with what away says that it has (unknown entries allowed). Heat is kept.
-    // Errors: invalid_argument for a range outside of the region (the range comes from the peer).
+    // Replaces entries from first_page on with what away says that it has (unknown entries
+    // allowed). Heat is kept. Errors: invalid_argument for a range outside of the region (the range
+    // comes from the peer).
     Status load(RegionId region, uint64_t first_page, std::span<const Fingerprint> entries);
 
   private:

@@ -1,14 +1,17 @@
 #pragma once
-// The pages of one VM that wait to be sent. Constant time to enqueue, to drop a duplicate, to replace the waiting
-// version in place and to take, whatever the VM's size: a slot number per page finds the waiting entry, and entries hang
-// in 32 lists (obligations first, then by heat), coldest list first, found by a bit mask.
+// The pages of one VM that wait to be sent. Constant time to enqueue, to drop a duplicate, to
+// replace the waiting version in place and to take, whatever the VM's size: a slot number per page
+// finds the waiting entry, and entries hang in 32 lists (obligations first, then by heat), coldest
+// list first, found by a bit mask.
 //
 // Owners: DirtyQueue and PagePool belong to the reducer thread. PageBudget is thread-safe.
 //
 // A full queue must never stall a capture, so room is taken before a page is handed over:
-//   capture worker:  if (!budget.try_reserve()) return false;   // dropped; then push to the ring (release if it is full)
-//   reducer:         queue.enqueue_reserved(page);              // cannot be full; gives back what it does not need
-// A caller on the reducer thread itself may use enqueue(), which reserves by itself and may answer `full`.
+//   capture worker:  if (!budget.try_reserve()) return false;   // dropped; then push to the ring
+//   (release if it is full) reducer:         queue.enqueue_reserved(page);              // cannot
+//   be full; gives back what it does not need
+// A caller on the reducer thread itself may use enqueue(), which reserves by itself and may answer
+// `full`.
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -22,10 +25,12 @@
 
 namespace evac::prestage {
 
-// What one waiting page is charged, zero page or not: content, entry and a share of the slab's bookkeeping.
+// What one waiting page is charged, zero page or not: content, entry and a share of the slab's
+// bookkeeping.
 inline constexpr uint64_t kQueuedPageBytes = kPageBytes + 64;
 
-// Byte budget of all waiting pages of all VMs. Thread-safe, wait-free but for the retry of a compare-and-swap.
+// Byte budget of all waiting pages of all VMs. Thread-safe, wait-free but for the retry of a
+// compare-and-swap.
 class PageBudget {
   public:
     explicit PageBudget(uint64_t budget_bytes) : budget_pages_(budget_bytes / kQueuedPageBytes) {}
@@ -40,7 +45,8 @@ class PageBudget {
     std::atomic<uint64_t> used_pages_{0};
 };
 
-// 4 KiB slots shared by the queues of all VMs. Grows by slabs of 1 MiB up to its budget and keeps them.
+// 4 KiB slots shared by the queues of all VMs. Grows by slabs of 1 MiB up to its budget and keeps
+// them.
 class PagePool {
   public:
     explicit PagePool(uint64_t budget_bytes) : budget_(budget_bytes) {}
@@ -74,7 +80,8 @@ enum class EnqueueOutcome : uint8_t {
 
 class DirtyQueue {
   public:
-    // `pool` must outlive the queue. Region sizes as in Catalogue. Memory: 4 bytes per page of the VM, plus the entries.
+    // `pool` must outlive the queue. Region sizes as in Catalogue. Memory: 4 bytes per page of the
+    // VM, plus the entries.
     DirtyQueue(PagePool& pool, const std::vector<RegionInfo>& regions);
     ~DirtyQueue();
     DirtyQueue(const DirtyQueue&) = delete;
@@ -85,15 +92,17 @@ class DirtyQueue {
     // The caller holds one reserved page of pool.budget(); it is used or given back.
     EnqueueOutcome enqueue_reserved(const CapturedPage& page, bool obligation = false);
 
-    // Obligations first, then the coldest, within one class of heat the longest waiting. `bytes` of the result stays
-    // valid until the next enqueue on any queue of the same pool.
+    // Obligations first, then the coldest, within one class of heat the longest waiting. `bytes` of
+    // the result stays valid until the next enqueue on any queue of the same pool.
     std::optional<CapturedPage> take();
     bool contains(RegionId region, uint64_t page) const;
     void clear();  // O(waiting pages)
 
     bool empty() const { return size_ == 0; }
-    uint64_t size() const { return size_; }                                      // waiting pages
-    uint64_t content_bytes() const { return (size_ - zero_pages_) * kPageBytes; }  // without zero pages
+    uint64_t size() const { return size_; }  // waiting pages
+    uint64_t content_bytes() const {
+        return (size_ - zero_pages_) * kPageBytes;
+    }  // without zero pages
 
   private:
     static constexpr uint32_t kNone = UINT32_MAX;
@@ -121,7 +130,8 @@ class DirtyQueue {
     void unlink(uint32_t at);
 
     PagePool& pool_;
-    std::vector<std::vector<uint32_t>> index_;  // per region: entry of each page, kNone = not waiting
+    std::vector<std::vector<uint32_t>>
+        index_;  // per region: entry of each page, kNone = not waiting
     std::vector<Entry> entries_;
     std::vector<uint32_t> free_entries_;
     List lists_[kLists];

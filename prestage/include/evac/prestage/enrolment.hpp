@@ -34,21 +34,23 @@ struct DiskFacts {
 };
 
 struct VmFacts {
-    std::string name;          // -name, may be empty
+    std::string name;  // -name, may be empty
     std::string uuid;
-    std::string qemu_version;  // "7.2.22"
-    std::string machine_type;  // alias resolved: "pc-q35-7.2"
-    std::string accelerator;   // "kvm" or "tcg"
-    std::string cpu_model;     // QOM type: "qemu64-x86_64-cpu"
+    std::string qemu_version;               // "7.2.22"
+    std::string machine_type;               // alias resolved: "pc-q35-7.2"
+    std::string accelerator;                // "kvm" or "tcg"
+    std::string cpu_model;                  // QOM type: "qemu64-x86_64-cpu"
     std::vector<std::string> cpu_features;  // "eax=1 EDX=0x078bfbfd", one per feature word, sorted
     uint32_t vcpus = 0;
-    uint64_t memory_bytes = 0;           // base memory
-    uint64_t memory_plugged_bytes = 0;   // hot-plugged
-    std::string memory_backend;          // id, "pc.ram" unless named
-    bool memory_shared = false;          // share=on
-    std::vector<std::string> devices;    // canonical lines, sorted: PCI path, ids, class; QOM path and type
-    uint64_t devices_hash = 0;           // FNV-1a of the lines
-    std::vector<RamBlock> ram_blocks;    // in the stream's order; empty when not probed (incoming side)
+    uint64_t memory_bytes = 0;          // base memory
+    uint64_t memory_plugged_bytes = 0;  // hot-plugged
+    std::string memory_backend;         // id, "pc.ram" unless named
+    bool memory_shared = false;         // share=on
+    std::vector<std::string>
+        devices;                // canonical lines, sorted: PCI path, ids, class; QOM path and type
+    uint64_t devices_hash = 0;  // FNV-1a of the lines
+    std::vector<RamBlock>
+        ram_blocks;  // in the stream's order; empty when not probed (incoming side)
     std::vector<DiskFacts> disks;
     bool background_snapshot = false;        // the capability could be enabled
     std::string background_snapshot_reason;  // why not, in QEMU's words
@@ -71,25 +73,30 @@ struct Difference {
 };
 
 struct FactsOptions {
-    std::string run_dir;  // for the probe's socket; empty = do not probe (no RAM blocks, no blockers by attempt)
+    std::string run_dir;  // for the probe's socket; empty = do not probe (no RAM blocks, no
+                          // blockers by attempt)
 };
 
-// Asks QEMU. With a run_dir a running or paused VM is also probed: `migrate` is begun at a trickle, its RAM block list
-// read, and cancelled; the guest is not stopped by that. Capabilities and parameters are left as found.
-Result<VmFacts> collect_facts(qmp::Client& client, const FactsOptions& options, const Clock& clock, Logger& log);
+// Asks QEMU. With a run_dir a running or paused VM is also probed: `migrate` is begun at a trickle,
+// its RAM block list read, and cancelled; the guest is not stopped by that. Capabilities and
+// parameters are left as found.
+Result<VmFacts> collect_facts(qmp::Client& client, const FactsOptions& options, const Clock& clock,
+                              Logger& log);
 
 // Why this VM can not be protected; empty = it can.
 std::vector<Refusal> refusals(const VmFacts& facts);
 
-// What would make a landing of `home` on `away` (a QEMU waiting for it) wrong. Run state, blockers, file names,
-// background-snapshot, accelerator, name, memory sharing and QEMU version are not compared.
+// What would make a landing of `home` on `away` (a QEMU waiting for it) wrong. Run state, blockers,
+// file names, background-snapshot, accelerator, name, memory sharing and QEMU version are not
+// compared.
 std::vector<Difference> compare(const VmFacts& home, const VmFacts& away);
 
-// RAM blocks in the stream's order, then the writable disks: the VM's region list. The main RAM is the block named
-// as the memory backend.
+// RAM blocks in the stream's order, then the writable disks: the VM's region list. The main RAM is
+// the block named as the memory backend.
 std::vector<RegionInfo> region_list(const VmFacts& facts);
 
-// For the wire: JSON text of at most kFactsTextBytesMax. Parsing refuses unknown types and whatever exceeds the limits.
+// For the wire: JSON text of at most kFactsTextBytesMax. Parsing refuses unknown types and whatever
+// exceeds the limits.
 std::string facts_to_text(const VmFacts& facts);
 Result<VmFacts> facts_from_text(std::string_view text);
 

@@ -1,17 +1,20 @@
 #pragma once
 // Runs one capture round of one VM over QMP.
 //
-//   sealed_live    stop, hook, `migrate` with background-snapshot: the guest resumes by itself while its RAM as of the
+//   sealed_live    stop, hook, `migrate` with background-snapshot: the guest resumes by itself
+//   while its RAM as of the
 //                  stop is still being read. Disk and memory of one instant.
-//   stopped_pass   stop, hook, one plain pass over the stopped guest, cont. Where background-snapshot is not available.
-//   final_stopped  the same without cont: the guest stays stopped (run state postmigrate) for the handover.
+//   stopped_pass   stop, hook, one plain pass over the stopped guest, cont. Where
+//   background-snapshot is not available. final_stopped  the same without cont: the guest stays
+//   stopped (run state postmigrate) for the handover.
 //
-// The most important property: on every failure a guest that ran before runs again (final_stopped included), also when
-// the monitor connection broke: recovery then opens one of its own. Bounded by kRecoveryMs after the stream's end. Capabilities and
-// parameters are left as they were found (background-snapshot: off).
+// The most important property: on every failure a guest that ran before runs again (final_stopped
+// included), also when the monitor connection broke: recovery then opens one of its own. Bounded by
+// kRecoveryMs after the stream's end. Capabilities and parameters are left as they were found
+// (background-snapshot: off).
 //
-// Owner: one capture worker; nothing else may use the client meanwhile. The monitor is never waited for while the stream
-// is open: QEMU's main loop may itself wait for us to read it.
+// Owner: one capture worker; nothing else may use the client meanwhile. The monitor is never waited
+// for while the stream is open: QEMU's main loop may itself wait for us to read it.
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -34,9 +37,9 @@ namespace evac::prestage {
 
 class StreamGuard;
 
-inline constexpr int kRecoveryMs = 10'000;             // to get a guest running again after a failure
-inline constexpr int kRoundLimitMs = 600'000;          // default of RoundOptions::time_limit_ms
-inline constexpr int kStreamSilenceMs = 15'000;        // no byte for so long = failed
+inline constexpr int kRecoveryMs = 10'000;       // to get a guest running again after a failure
+inline constexpr int kRoundLimitMs = 600'000;    // default of RoundOptions::time_limit_ms
+inline constexpr int kStreamSilenceMs = 15'000;  // no byte for so long = failed
 inline constexpr uint64_t kCaptureBandwidth = uint64_t{1} << 40;  // bytes/s set as max-bandwidth
 
 enum class RoundMethod : uint8_t { sealed_live, stopped_pass, final_stopped };
@@ -45,17 +48,20 @@ const char* to_string(RoundMethod method);
 struct RoundOptions {
     RoundMethod method = RoundMethod::sealed_live;
     Epoch epoch{};
-    std::string run_dir;  // existing private directory on this host; the stream's socket (0600) is made in it
-    // Called once with the guest stopped, before memory is read; the place for the disk transaction. It may use the
-    // client. Its failure ends the round: the guest is resumed and the error returned. Its time is guest pause.
+    std::string run_dir;  // existing private directory on this host; the stream's socket (0600) is
+                          // made in it
+    // Called once with the guest stopped, before memory is read; the place for the disk
+    // transaction. It may use the client. Its failure ends the round: the guest is resumed and the
+    // error returned. Its time is guest pause.
     std::function<Status()> on_stopped;
-    // Checked at least every 20 ms; set by any thread. The round then ends with Errc::cancelled: a stopped pass at once,
-    // a sealed_live round when the rest of its stream has been read for nothing (0.5 GB/s), the guest running meanwhile.
-    // Breaking it off would leave the guest's memory write-protected (QEMU 7.2.22, see stream_guard.hpp).
+    // Checked at least every 20 ms; set by any thread. The round then ends with Errc::cancelled: a
+    // stopped pass at once, a sealed_live round when the rest of its stream has been read for
+    // nothing (0.5 GB/s), the guest running meanwhile. Breaking it off would leave the guest's
+    // memory write-protected (QEMU 7.2.22, see stream_guard.hpp).
     const std::atomic<bool>* cancel = nullptr;
     int time_limit_ms = kRoundLimitMs;  // as for cancel
-    // Finishes a sealed_live stream should this process die; nullptr = the guest then hangs until connect_or_rescue and
-    // ensure_running are called. Must outlive the round.
+    // Finishes a sealed_live stream should this process die; nullptr = the guest then hangs until
+    // connect_or_rescue and ensure_running are called. Must outlive the round.
     StreamGuard* guard = nullptr;
 };
 
@@ -70,8 +76,8 @@ struct RoundResult {
     uint64_t stream_bytes = 0;
     // STOP to RESUME by QEMU's own event timestamps; 0 for final_stopped (the pause has not ended).
     uint64_t pause_ns = 0;
-    // From just before `stop` was sent, by our clock, to the RESUME event's timestamp: an upper bound of the pause that
-    // includes the wait for QEMU's main loop (and up to 1 ms of rounding).
+    // From just before `stop` was sent, by our clock, to the RESUME event's timestamp: an upper
+    // bound of the pause that includes the wait for QEMU's main loop (and up to 1 ms of rounding).
     uint64_t pause_upper_ns = 0;
     uint64_t hook_ns = 0;      // part of the pause spent in on_stopped
     uint64_t duration_ns = 0;  // whole round
@@ -83,16 +89,18 @@ struct RoundResult {
 
 class RoundRunner {
   public:
-    // All must outlive the runner. The catalogue's RAM regions (kind != disk) must be the VM's RAM blocks, by name.
+    // All must outlive the runner. The catalogue's RAM regions (kind != disk) must be the VM's RAM
+    // blocks, by name.
     RoundRunner(qmp::Client& client, Catalogue& catalogue, const Clock& clock, Logger& log);
 
-    // Errors: refused (VM not running, capability or migration refused, RAM blocks differ from the catalogue's: enrol
-    // again), cancelled, timeout, corrupt (stream), io, or what the hook returned. After an error the context says so
-    // if the guest could NOT be brought back to running.
+    // Errors: refused (VM not running, capability or migration refused, RAM blocks differ from the
+    // catalogue's: enrol again), cancelled, timeout, corrupt (stream), io, or what the hook
+    // returned. After an error the context says so if the guest could NOT be brought back to
+    // running.
     Result<RoundResult> run(const RoundOptions& options, PageSink& sink);
 
-    // After a successful final_stopped whose handover was called off: the guest runs again (only if it ran before).
-    // Never call it once away may own the VM.
+    // After a successful final_stopped whose handover was called off: the guest runs again (only if
+    // it ran before). Never call it once away may own the VM.
     Status resume_after_final();
 
   private:
@@ -103,14 +111,18 @@ class RoundRunner {
     bool ran_before_final_ = false;
 };
 
-// For a daemon that restarts and finds a VM as its predecessor left it. Waits up to kRecoveryMs for an open migration (a
-// guard may be reading it), then cancels it; takes leftover write protection off, switches background-snapshot off, and
-// gets the guest running. Never for a VM that away may own.
-Status ensure_running(qmp::Client& client, const std::string& run_dir, const Clock& clock, Logger& log);
+// For a daemon that restarts and finds a VM as its predecessor left it. Waits up to kRecoveryMs for
+// an open migration (a guard may be reading it), then cancels it; takes leftover write protection
+// off, switches background-snapshot off, and gets the guest running. Never for a VM that away may
+// own.
+Status ensure_running(qmp::Client& client, const std::string& run_dir, const Clock& clock,
+                      Logger& log);
 
-// Client::connect for a daemon that restarts: when the monitor accepts the connection but does not answer in time, as
-// after the death of a gateway without a guard (QEMU's main loop itself may hang in protected memory), frees the process
-// of write protection that nobody serves (found by the socket's credentials; needs CAP_SYS_PTRACE) and tries once more.
-Result<std::unique_ptr<qmp::Client>> connect_or_rescue(const std::string& qmp_socket_path, int timeout_ms, Logger& log);
+// Client::connect for a daemon that restarts: when the monitor accepts the connection but does not
+// answer in time, as after the death of a gateway without a guard (QEMU's main loop itself may hang
+// in protected memory), frees the process of write protection that nobody serves (found by the
+// socket's credentials; needs CAP_SYS_PTRACE) and tries once more.
+Result<std::unique_ptr<qmp::Client>> connect_or_rescue(const std::string& qmp_socket_path,
+                                                       int timeout_ms, Logger& log);
 
 }  // namespace evac::prestage

@@ -1,5 +1,6 @@
 #pragma once
-// Incremental parser of QEMU's migration stream, as far as capture needs it (QEMU 7.2, RAM version 4):
+// Incremental parser of QEMU's migration stream, as far as capture needs it (QEMU 7.2, RAM version
+// 4):
 //
 //   stream  := magic(u32 'QEVM') u32 3 config ram-start (ram-part)* [ram-end] tail <end of stream>
 //   config  := 07 u32 n, machine[n], { 05 u8 n, name[n], u32 version, body }*
@@ -7,11 +8,13 @@
 //            | (02|03) u32 id, body, 7e u32 id
 //   tail    := (section of type 04)+ 00 06 u32 n, json[n]
 //
-// With background-snapshot there is no ram-end. Everything from the first section of type 04 on is kept opaque (it has
-// no length prefixes); at the end of the stream the JSON is cut off. A stream without a complete tail is no checkpoint.
+// With background-snapshot there is no ram-end. Everything from the first section of type 04 on is
+// kept opaque (it has no length prefixes); at the end of the stream the JSON is cut off. A stream
+// without a complete tail is no checkpoint.
 //
-// Owner: one thread (the capture worker). Pages are handed out without a copy unless they straddle two chunks.
-// Every byte may be hostile: errors are Errc::corrupt (not the format) or Errc::refused (a feature we do not take).
+// Owner: one thread (the capture worker). Pages are handed out without a copy unless they straddle
+// two chunks. Every byte may be hostile: errors are Errc::corrupt (not the format) or Errc::refused
+// (a feature we do not take).
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -36,8 +39,8 @@ struct RamBlock {
     bool operator==(const RamBlock&) const = default;
 };
 
-// All of a checkpoint that is not RAM pages. A landing sends: prefix, then 03 <ram_section_id> pages EOS 7e
-// <ram_section_id>, then tail, and shuts its write side down.
+// All of a checkpoint that is not RAM pages. A landing sends: prefix, then 03 <ram_section_id>
+// pages EOS 7e <ram_section_id>, then tail, and shuts its write side down.
 struct DeviceState {
     std::string machine;           // alias resolved: "pc-q35-7.2"
     std::vector<RamBlock> blocks;  // in the stream's order
@@ -53,9 +56,11 @@ class StreamSink {
     virtual ~StreamSink() = default;
     // Once, before any page. An error ends the parse with that error.
     virtual Status ram_blocks(std::span<const RamBlock> blocks) = 0;
-    // `block` indexes the list above; page < ceil(size / kPageBytes). `bytes` has kPageBytes, valid during the call.
+    // `block` indexes the list above; page < ceil(size / kPageBytes). `bytes` has kPageBytes, valid
+    // during the call.
     virtual void page(uint16_t block, uint64_t page, ByteSpan bytes) = 0;
-    virtual void zero_page(uint16_t block, uint64_t page, uint8_t fill) = 0;  // kPageBytes times `fill`
+    virtual void zero_page(uint16_t block, uint64_t page,
+                           uint8_t fill) = 0;  // kPageBytes times `fill`
 };
 
 class StreamParser {
@@ -65,7 +70,8 @@ class StreamParser {
 
     // Feeds bytes in chunks of any size. After an error every further call returns the same error.
     Status push(ByteSpan chunk);
-    // The stream has ended: the checkpoint's device state, or why the stream was no complete checkpoint. Once.
+    // The stream has ended: the checkpoint's device state, or why the stream was no complete
+    // checkpoint. Once.
     Result<DeviceState> finish();
 
     uint64_t stream_bytes() const { return stream_bytes_; }  // pushed so far
@@ -74,9 +80,20 @@ class StreamParser {
     bool tail_begun() const { return state_ == State::tail; }
 
   private:
-    enum class State : uint8_t { magic, config, section, ram_setup, ram_blocks, ram_body, footer, tail, failed };
+    enum class State : uint8_t {
+        magic,
+        config,
+        section,
+        ram_setup,
+        ram_blocks,
+        ram_body,
+        footer,
+        tail,
+        failed
+    };
 
-    // One element at the front of `in`: bytes used, 0 when more bytes are needed, or why it is not acceptable.
+    // One element at the front of `in`: bytes used, 0 when more bytes are needed, or why it is not
+    // acceptable.
     Result<size_t> step(ByteSpan in);
     Result<size_t> parse_magic(ByteSpan in);
     Result<size_t> parse_config(ByteSpan in);
@@ -98,9 +115,9 @@ class StreamParser {
     const size_t tail_bytes_max_;
     State state_ = State::magic;
     Error error_;
-    uint64_t stream_bytes_ = 0;   // pushed
-    uint64_t parsed_bytes_ = 0;   // consumed; the offset in messages
-    Bytes carry_;                 // front of an element that straddles chunks; below kElementBytesMax
+    uint64_t stream_bytes_ = 0;  // pushed
+    uint64_t parsed_bytes_ = 0;  // consumed; the offset in messages
+    Bytes carry_;  // front of an element that straddles chunks; below kElementBytesMax
     DeviceState out_;
     uint64_t setup_left_bytes_ = 0;  // of MEM_SIZE's total, not yet named by blocks
     uint16_t block_ = 0;

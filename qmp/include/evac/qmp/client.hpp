@@ -1,7 +1,8 @@
 #pragma once
 // A QMP monitor connection over a Unix socket; the only code that speaks QMP.
-// Owned by one thread at a time (it may be handed over between uses). Blocking, with a limit on every call.
-// QEMU serves one client per monitor socket: the gateway wants a socket of its own (-qmp unix:...,server=on,wait=off).
+// Owned by one thread at a time (it may be handed over between uses). Blocking, with a limit on
+// every call. QEMU serves one client per monitor socket: the gateway wants a socket of its own
+// (-qmp unix:...,server=on,wait=off).
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -22,12 +23,14 @@ inline constexpr size_t kEventsMax = 256;                    // kept; the oldest
 
 class Client {
   public:
-    // Connects and negotiates capabilities. Errors: io (socket), timeout, corrupt (not QMP: says what came).
+    // Connects and negotiates capabilities. Errors: io (socket), timeout, corrupt (not QMP: says
+    // what came).
     static Result<std::unique_ptr<Client>> connect(const std::string& socket_path,
                                                    int timeout_ms = kDefaultTimeoutMs);
 
-    // Runs one command and returns its "return" value. Errors: refused (QMP error; context holds command, class and
-    // QEMU's own words), io (connection lost), timeout, corrupt. After io/timeout/corrupt the client is unusable.
+    // Runs one command and returns its "return" value. Errors: refused (QMP error; context holds
+    // command, class and QEMU's own words), io (connection lost), timeout, corrupt. After
+    // io/timeout/corrupt the client is unusable.
     Result<Json> execute(std::string_view command, Json arguments = Json::object(),
                          int timeout_ms = kDefaultTimeoutMs);
 

@@ -92,9 +92,9 @@ enum class PointEnd : uint8_t {
     captured,  // all of it is kept: the rotated bitmap is forgotten. Only legal when read_point()
                // was complete.
     partial,   // everything delivered with `taken` is kept, the rest is not: bitmap merged back; a
-              // first sync goes on at its cursor in the next point
-    lost,  // nothing may be assumed of what this point delivered: merged back, cursor as before
-           // this point
+               // first sync goes on at its cursor in the next point
+    lost,      // nothing may be assumed of what this point delivered: merged back, cursor as before
+               // this point
 };
 
 struct DiskReadStats {

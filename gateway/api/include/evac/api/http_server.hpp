@@ -1,7 +1,8 @@
 #pragma once
-// HTTP(S) for the API (Unix socket) and the alert webhook (TCP with TLS), over libmicrohttpd. It has no thread of its
-// own: the control thread polls wait_fd() and calls run(), so that handlers run where the state lives, without locks.
-// Limits: kBodyBytesMax, kConnectionsMax, kIdleSecondsMax; beyond them a request gets 413, is refused, or is closed.
+// HTTP(S) for the API (Unix socket) and the alert webhook (TCP with TLS), over libmicrohttpd. It
+// has no thread of its own: the control thread polls wait_fd() and calls run(), so that handlers
+// run where the state lives, without locks. Limits: kBodyBytesMax, kConnectionsMax,
+// kIdleSecondsMax; beyond them a request gets 413, is refused, or is closed.
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -35,17 +36,20 @@ using HttpHandler = std::function<HttpResponse(const HttpRequest&)>;
 
 struct TlsFiles {
     std::string cert, key;
-    std::string client_ca;  // only clients with a valid certificate of this CA are served; empty: none is asked for
+    std::string client_ca;  // only clients with a valid certificate of this CA are served; empty:
+                            // none is asked for
 };
 
 class HttpServer {
   public:
-    // The socket file is replaced when stale and is made with mode 0600. Errors: io; refused when another process
-    // serves it.
-    static Result<std::unique_ptr<HttpServer>> listen_unix(const std::string& path, HttpHandler handler);
-    // `address` is "ip:port". Errors: invalid_argument, io (certificate or key missing, address in use).
-    static Result<std::unique_ptr<HttpServer>> listen_tls(const std::string& address, const TlsFiles& tls,
-                                                          HttpHandler handler);
+    // The socket file is replaced when stale and is made with mode 0600. Errors: io; refused when
+    // another process serves it.
+    static Result<std::unique_ptr<HttpServer>> listen_unix(const std::string& path,
+                                                           HttpHandler handler);
+    // `address` is "ip:port". Errors: invalid_argument, io (certificate or key missing, address in
+    // use).
+    static Result<std::unique_ptr<HttpServer>> listen_tls(const std::string& address,
+                                                          const TlsFiles& tls, HttpHandler handler);
     ~HttpServer();
     HttpServer(const HttpServer&) = delete;
     HttpServer& operator=(const HttpServer&) = delete;

@@ -23,7 +23,7 @@ struct EvacuationRequest {
     std::string reason;
     HandoverOptions options{};
     std::vector<Turn> order;  // first turn first; every VM was added
-    bool retry = false;       // the same event again: VMs that came back by themselves get new turns
+    bool retry = false;  // the same event again: VMs that came back by themselves get new turns
 };
 
 struct CoordinatorOptions {
@@ -90,8 +90,9 @@ class Coordinator {
     // Begins, or extends a running one by VMs that are not in it (an evacuation also takes over an
     // armed stage and a planned move: turns not yet begun get its options). The same event again
     // changes nothing for VMs that came back (unless `retry`), also when the evacuation was done
-    // before; another event gives them new turns. Turns begin in advance(). Errors: invalid_argument, not_found (a VM that was not added), refused (a planned
-    // move while an evacuation runs; a cancel is under way).
+    // before; another event gives them new turns. Turns begin in advance(). Errors:
+    // invalid_argument, not_found (a VM that was not added), refused (a planned move while an
+    // evacuation runs; a cancel is under way).
     Result<Acts> evacuate(const EvacuationRequest& request, Now now);
     // The alert is off: waiting VMs stay, those under way go back where that is still possible,
     // those past the commit finish. `event_id` must be the running one, or empty for whichever

@@ -1,11 +1,12 @@
 #pragma once
-// A landing QEMU from start to running. Owned by one landing worker thread at a time; every call is bounded.
+// A landing QEMU from start to running. Owned by one landing worker thread at a time; every call is
+// bounded.
 //
-//   launch()  starts QEMU paused with the staged files mapped, outliving this process; the VM cannot run yet
-//   load()    feeds device state and small blocks; afterwards the VM stands paused at the instant of the recovery point
-//   resume()  lets it run: the caller must hold the journaled right to do so
-//   kill()    ends a landing that must not run (abort, drill clean-up)
-//   attach()  finds a QEMU that an earlier daemon process launched
+//   launch()  starts QEMU paused with the staged files mapped, outliving this process; the VM
+//   cannot run yet load()    feeds device state and small blocks; afterwards the VM stands paused
+//   at the instant of the recovery point resume()  lets it run: the caller must hold the journaled
+//   right to do so kill()    ends a landing that must not run (abort, drill clean-up) attach()
+//   finds a QEMU that an earlier daemon process launched
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,7 +23,7 @@ namespace evac::landing {
 
 struct LaunchOptions {
     std::vector<std::string> argv;
-    std::string dir;             // qmp.sock, incoming.sock, qemu.log, qemu.pid live here
+    std::string dir;  // qmp.sock, incoming.sock, qemu.log, qemu.pid live here
     int start_timeout_ms = 20'000;
     int load_timeout_ms = 60'000;
 };
@@ -34,7 +35,8 @@ class Lander {
     Lander(const Lander&) = delete;
     Lander& operator=(const Lander&) = delete;
 
-    // Errors: io/timeout with the end of QEMU's own log; refused when a QEMU of this VM is already there.
+    // Errors: io/timeout with the end of QEMU's own log; refused when a QEMU of this VM is already
+    // there.
     Status launch();
     // Errors: not_found when no QEMU of this VM lives.
     Status attach();

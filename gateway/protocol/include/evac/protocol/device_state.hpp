@@ -1,5 +1,6 @@
 #pragma once
-// The part of a recovery point that is neither a page nor a block: the migration stream around the pages.
+// The part of a recovery point that is neither a page nor a block: the migration stream around the
+// pages.
 //   state := 0x01 zstd-frame( section:le32 prefix:text tail:text )
 #include "evac/core/bytes.hpp"
 #include "evac/core/result.hpp"

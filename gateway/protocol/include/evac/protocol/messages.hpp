@@ -7,19 +7,23 @@
 //   home                                   away        class
 //    |-- HELLO ------------------------------|          control   both ways, first in every session
 //    |-- ENROL {regions, facts, argv} ------>|          control
-//    |<------ ENROL_RESULT {ok, epoch} ------|          control   away prepared files and tried the landing command
+//    |<------ ENROL_RESULT {ok, epoch} ------|          control   away prepared files and tried the
+//    landing command
 //    |-- FINGERPRINTS_REQUEST -------------->|          control   after a session loss
 //    |<------ FINGERPRINTS (parts) ----------|          disk
 //    |-- BATCH ... ------------------------->|          demand | disk | bulk
 //    |<------ BATCH_ACK, NAK ----------------|          control
-//    |-- SEAL {epoch, batches, state} ------>|          as the VM's last batch; complete when `batches` arrived
+//    |-- SEAL {epoch, batches, state} ------>|          as the VM's last batch; complete when
+//    `batches` arrived
 //    |<------ SEAL_RESULT {epoch, ok} -------|          control
 //    |<-----> HANDOVER {evacuation's own grammar}       control
 //    |-- FORGET ---------------------------->|          control
-//    |<-----> HEARTBEAT -------------------->|          control   authenticated liveness, every 500 ms; armed: start landings ahead
+//    |<-----> HEARTBEAT -------------------->|          control   authenticated liveness, every 500
+//    ms; armed: start landings ahead
 //
-// Version rule: kProtocolVersion is in HELLO; a peer of another version is refused by name, nothing else is said.
-// Decoders are total: any bytes give a message or an Error (corrupt), with bounded memory.
+// Version rule: kProtocolVersion is in HELLO; a peer of another version is refused by name, nothing
+// else is said. Decoders are total: any bytes give a message or an Error (corrupt), with bounded
+// memory.
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -41,7 +45,8 @@ inline constexpr size_t kArgumentBytesMax = 16 * 1024;
 inline constexpr size_t kFingerprintsMax = 8192;  // per message: at most 128 KiB + 1 KiB of bits
 inline constexpr size_t kNaksMax = 512;
 inline constexpr size_t kAcksMax = 1024;
-inline constexpr size_t kDeviceStateBytesMax = 200 * 1024;  // compressed; about 20 KiB for a q35 guest
+inline constexpr size_t kDeviceStateBytesMax =
+    200 * 1024;  // compressed; about 20 KiB for a q35 guest
 
 // 0x01  version:le16 site:text boot:le64 wall:le64
 struct Hello {
@@ -57,16 +62,17 @@ struct RegionSpec {
     std::string name;
 };
 
-// 0x02  vm:le32 name:text uuid:text nregions:le16 (kind:u8 bytes:le64 name:text)* facts:text nargs:le16 (arg:text)*
+// 0x02  vm:le32 name:text uuid:text nregions:le16 (kind:u8 bytes:le64 name:text)* facts:text
+// nargs:le16 (arg:text)*
 //       epoch:le32
 struct Enrol {
     VmId vm{};
     std::string name;
     std::string uuid;  // of the enrolment: a re-added VM of the same name is another VM
     std::vector<RegionSpec> regions;
-    std::string facts;               // prestage's VmFacts as JSON
-    std::vector<std::string> argv;   // landing template
-    Epoch last_epoch{};              // the newest that home used
+    std::string facts;              // prestage's VmFacts as JSON
+    std::vector<std::string> argv;  // landing template
+    Epoch last_epoch{};             // the newest that home used
 };
 
 // 0x03  vm:le32 ok:u8 reason:text sealed:le32 newest:le32 point:le64
@@ -74,18 +80,20 @@ struct EnrolResult {
     VmId vm{};
     bool ok = false;
     std::string reason;
-    Epoch sealed{};  // newest complete recovery point, 0 = none
-    Epoch newest{};  // newest epoch seen in any page
+    Epoch sealed{};             // newest complete recovery point, 0 = none
+    Epoch newest{};             // newest epoch seen in any page
     int64_t point_unix_ms = 0;  // the instant of the recovery point `sealed`
 };
 
 // 0x04  vm:le32 after:le64
 struct FingerprintsRequest {
     VmId vm{};
-    uint64_t after_batches = 0;  // answered when so many batches of this session have come: home sends none meanwhile
+    uint64_t after_batches =
+        0;  // answered when so many batches of this session have come: home sends none meanwhile
 };
 
-// 0x05  vm:le32 region:le16 first:le64 count:le32 last:u8 zero_bits:u8[(count+7)/8] (low:le64 high:le64)*
+// 0x05  vm:le32 region:le16 first:le64 count:le32 last:u8 zero_bits:u8[(count+7)/8] (low:le64
+// high:le64)*
 //       one fingerprint per page whose bit is clear; last = 1 in the very last part of the VM
 struct Fingerprints {
     VmId vm{};
@@ -93,7 +101,8 @@ struct Fingerprints {
     uint64_t first_page = 0;
     bool last = false;
     std::vector<bool> zero;
-    std::vector<Fingerprint> values;  // of all pages; those of zero pages are unset on the wire and here
+    std::vector<Fingerprint>
+        values;  // of all pages; those of zero pages are unset on the wire and here
 };
 
 // 0x06  vm:le32 count:le16 sequence:le64*
@@ -120,13 +129,14 @@ struct Nak {
 struct Seal {
     VmId vm{};
     Epoch epoch{};
-    uint64_t batches = 0;  // ever sent for this VM in this session
+    uint64_t batches = 0;       // ever sent for this VM in this session
     uint64_t handover = 0;      // not 0: the final seal of this handover
     int64_t point_unix_ms = 0;  // the instant that the recovery point stands for
     Bytes device_state;         // see device_state.hpp
 };
 
-// 0x09  vm:le32 epoch:le32 ok:u8 reason:text apply:le64 ; about seals without a handover: those are answered by HANDOVER
+// 0x09  vm:le32 epoch:le32 ok:u8 reason:text apply:le64 ; about seals without a handover: those are
+// answered by HANDOVER
 struct SealResult {
     VmId vm{};
     Epoch epoch{};
@@ -156,8 +166,8 @@ struct Batch {
     Bytes payload;
 };
 
-using Message = std::variant<Hello, Enrol, EnrolResult, FingerprintsRequest, Fingerprints, BatchAck, Nak, Seal,
-                             SealResult, Handover, Forget, Heartbeat, Batch>;
+using Message = std::variant<Hello, Enrol, EnrolResult, FingerprintsRequest, Fingerprints, BatchAck,
+                             Nak, Seal, SealResult, Handover, Forget, Heartbeat, Batch>;
 
 Bytes encode(const Message& message);
 // A batch is the bulk of all traffic: made without a copy through Message.

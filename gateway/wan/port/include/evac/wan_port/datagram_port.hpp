@@ -1,8 +1,10 @@
 #pragma once
-// The datagram port: how the transport reaches the other site. Implementations: DPDK (gateway/wan/dpdk) and kernel
-// UDP (here). One conformance suite runs against all of them and against the in-memory pair used by simulations.
+// The datagram port: how the transport reaches the other site. Implementations: DPDK
+// (gateway/wan/dpdk) and kernel UDP (here). One conformance suite runs against all of them and
+// against the in-memory pair used by simulations.
 //
-// Owning thread: the packet loop, for every method. Nothing here allocates after construction, blocks or logs.
+// Owning thread: the packet loop, for every method. Nothing here allocates after construction,
+// blocks or logs.
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -24,36 +26,46 @@ Result<UdpAddress> parse_udp_address(const std::string& text);  // "10.0.0.1:450
 std::string to_string(const UdpAddress& address);
 
 struct PortCounters {
-    uint64_t tx_packets = 0, tx_bytes = 0, tx_dropped = 0;  // bytes: UDP payload; dropped: device or kernel refused
+    uint64_t tx_packets = 0, tx_bytes = 0,
+             tx_dropped = 0;  // bytes: UDP payload; dropped: device or kernel refused
     uint64_t rx_packets = 0, rx_bytes = 0;
-    uint64_t rx_not_ours = 0;       // other protocol, port or address
+    uint64_t rx_not_ours = 0;  // other protocol, port or address
     uint64_t rx_bad_checksum = 0;
     uint64_t rx_malformed = 0;
-    uint64_t rx_ring_dropped = 0;  // the device's ring was full: the loop was too slow (updated about once a second)
+    uint64_t rx_ring_dropped =
+        0;  // the device's ring was full: the loop was too slow (updated about once a second)
 };
 
-using DatagramHandler = std::function<void(const UdpAddress& from, std::span<const std::byte> payload)>;
+using DatagramHandler =
+    std::function<void(const UdpAddress& from, std::span<const std::byte> payload)>;
 
 class DatagramPort {
   public:
     virtual ~DatagramPort() = default;
 
-    // Sends datagrams to `to`, in order, and returns how many the device took (a prefix of the span). Fewer than
-    // all means: try again later. A taken datagram may still be lost. Payloads larger than payload_bytes_max() are
-    // a programmer error. Until the next hop's hardware address is known, datagrams are dropped and counted.
-    virtual size_t send(const UdpAddress& to, std::span<const std::span<const std::byte>> datagrams) = 0;
+    // Sends datagrams to `to`, in order, and returns how many the device took (a prefix of the
+    // span). Fewer than all means: try again later. A taken datagram may still be lost. Payloads
+    // larger than payload_bytes_max() are a programmer error. Until the next hop's hardware address
+    // is known, datagrams are dropped and counted.
+    virtual size_t send(const UdpAddress& to,
+                        std::span<const std::span<const std::byte>> datagrams) = 0;
 
-    // Hands at most `budget` waiting datagrams to `handler` and returns how many. Also answers ARP and ICMP echo.
+    // Hands at most `budget` waiting datagrams to `handler` and returns how many. Also answers ARP
+    // and ICMP echo.
     virtual size_t receive(size_t budget, const DatagramHandler& handler) = 0;
 
-    // A descriptor that poll() reports readable when receive() has work; -1 when there is none (then the loop sleeps
-    // at most 1 ms). Sleep on it only after a receive() that returned fewer than its budget. With the link down poll() may report POLLERR at once: the loop then falls back to a timed sleep.
+    // A descriptor that poll() reports readable when receive() has work; -1 when there is none
+    // (then the loop sleeps at most 1 ms). Sleep on it only after a receive() that returned fewer
+    // than its budget. With the link down poll() may report POLLERR at once: the loop then falls
+    // back to a timed sleep.
     virtual int wait_fd() const = 0;
 
-    virtual size_t payload_bytes_max() const = 0;  // UDP payload that fits the device's MTU (1472 at MTU 1500)
+    virtual size_t payload_bytes_max()
+        const = 0;  // UDP payload that fits the device's MTU (1472 at MTU 1500)
     virtual UdpAddress local_address() const = 0;
     virtual const PortCounters& counters() const = 0;
-    virtual const char* name() const = 0;  // "dpdk net_af_packet0", "kernel-udp": for status and logs
+    virtual const char* name()
+        const = 0;  // "dpdk net_af_packet0", "kernel-udp": for status and logs
 };
 
 }  // namespace evac::wan_port
