@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -23,29 +24,35 @@ class Display:
         self._keep()
         elapsed = time.monotonic() - self._began
         mark, end = ("\x1b[1m", "\x1b[0m") if self._terminal else ("", "")
-        print(f"\n{mark}== {text}{end}  [{elapsed:.0f} s]", flush=True)
+        self._write(f"\n{mark}== {text}{end}  [{elapsed:.0f} s]\n")
         self._last_line_s = 0.0
 
     def say(self, text: str) -> None:
         self._keep()
-        print(text, flush=True)
+        self._write(text + "\n")
 
     def block(self, lines: list[str], summary: str, final: bool = False) -> None:
         """`lines` replace the block drawn before; without a terminal `summary` is printed."""
         now = time.monotonic()
         if not self._terminal:
             if final or now - self._last_line_s >= QUIET_S:
-                print(summary, flush=True)
+                self._write(summary + "\n")
                 self._last_line_s = now
             return
         width = shutil.get_terminal_size().columns - 1
-        if self._drawn:
-            sys.stdout.write(f"\x1b[{self._drawn}A")
-        for line in lines:
-            sys.stdout.write(f"\x1b[2K{line[:width]}\n")
-        sys.stdout.write("\x1b[J")  # a longer block before this one
-        sys.stdout.flush()
+        text = f"\x1b[{self._drawn}A" if self._drawn else ""
+        text += "".join(f"\x1b[2K{line[:width]}\n" for line in lines)
+        self._write(text + "\x1b[J")  # a longer block before this one
         self._drawn = 0 if final else len(lines)
+
+    @staticmethod
+    def _write(text: str) -> None:
+        """A reader that has gone away (`| head`, a killed parent) must not keep us from cleaning up."""
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError:
+            sys.stdout = open(os.devnull, "w")
 
     def _keep(self) -> None:
         self._drawn = 0

@@ -124,12 +124,14 @@ def main() -> int:
     finally:
         for kind in signals:
             signal.signal(kind, signal.SIG_IGN)  # cleaning up is not interrupted
-        if code == 1:
-            quickstart.save_logs()
-        if kept:
-            quickstart.keep()
-        else:
-            quickstart.close()
+        try:
+            if code == 1:
+                quickstart.save_logs()
+        finally:
+            if kept:
+                quickstart.keep()
+            else:
+                quickstart.close()
     return code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -123,6 +124,20 @@ class Configuration(unittest.TestCase):
         self.assertEqual({ours["wan"]["role"], theirs["wan"]["role"]}, {"connect", "listen"})
         self.assertEqual(ours["landing"]["path_map"], [[str(b.vms), str(a.vms)]])
         self.assertEqual(ours["alert"]["rule"][0]["source"], "json")
+
+
+
+class GoneReader(unittest.TestCase):
+    def test_output_nobody_reads_is_no_error(self) -> None:
+        """As after `| head`: cleaning up still has to happen."""
+        code = "import display; d = display.Display(); [d.say('x' * 9000) for _ in range(99)]; d.heading('y')"
+        with subprocess.Popen(
+            [sys.executable, "-c", code], cwd=Path(__file__).resolve().parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout and process.stderr
+            process.stdout.close()
+            said = process.stderr.read().decode()
+            self.assertEqual((process.wait(30), said), (0, ""))
 
 
 if __name__ == "__main__":

@@ -206,6 +206,7 @@ class Round {
                                                         std::to_string(raw(options_.epoch)) + "-" +
                                                         std::to_string(start_ns_));
         if (!socket.ok()) return socket.error();
+        if (options_.before_touch) EVAC_TRY(options_.before_touch());
         touched_ = true;
         const bool snapshot = options_.method == RoundMethod::sealed_live;
         EVAC_TRY(apply_settings(client_, snapshot, kCaptureBandwidth, saved_));

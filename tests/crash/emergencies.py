@@ -167,6 +167,37 @@ def home_is_gone(pair: Pair) -> str:
     return f"went on {(lost_at - first) / 10:.1f} s before the loss"
 
 
+def forced_by_mistake(pair: Pair) -> str:
+    """The line is down, home is well, and somebody at away forces a run. When the line is back both
+    sites say so, nothing is prestaged or evacuated over the running copy, and `yield` ends it."""
+    pair.enrol()
+    pair.wait_protected()
+    name = pair.spec.name
+    pair.cut_line()
+    try:
+        pair.b.text("vm", "force", "run", name, "--confirm", name)
+        runs = lambda: staged_at(pair)["state"] == "running_away"  # noqa: E731
+        expect(checks.wait_for(runs, 30, 0.2), f"it does not run at B: {staged_at(pair)}")
+        again = pair.b.evacctl_result("vm", "force", "run", name, "--confirm", name)
+        expect(again.returncode == 1 and "nothing to force" in again.stderr, f"{again}")
+    finally:
+        pair.mend_line()
+    said = lambda: "it runs at site-b" in str(pair.vm_status()["detail"])  # noqa: E731
+    expect(checks.wait_for(said, 60, 0.5), f"home does not say it: {pair.vm_status()}")
+    expect(pair.a.evacctl("status")["protected"] == 0, "home calls it protected")
+    told = pair.a.evacctl_result("evacuate", "--no-wait")
+    expect(told.returncode == PARTIAL and "no VM is protected" in told.stderr, f"{told}")
+    pair.a.text("abort")
+    expect(pair.states() == ("protected", "running_away"), f"states: {pair.states()}")
+    pair.a.text("vm", "force", "yield", name, "--confirm", name)
+    ended = lambda: pair.states() == ("released", "released")  # noqa: E731
+    expect(checks.wait_for(ended, 30, 0.2), f"after yield: {pair.states()}")
+    gone = lambda: not pair.guest.alive()  # noqa: E731
+    expect(checks.wait_for(gone, 10), "the copy at home was not destroyed")
+    expect(bool(staged_at(pair)["own"]), "it is not site B's own")
+    return str(pair.vm_status()["detail"])
+
+
 def a_pause_on_purpose_stays(pair: Pair) -> str:
     """A guest that an operator paused stays paused when the daemon is killed and comes back."""
     pair.stop_sampling()
@@ -198,6 +229,7 @@ SCENARIOS: dict[str, Callable[[Pair], str]] = {
     "no-copy": alert_before_the_first_copy,
     "called-off": order_called_off_before_it_began,
     "home-gone": home_is_gone,
+    "forced": forced_by_mistake,
     "paused": a_pause_on_purpose_stays,
 }
 

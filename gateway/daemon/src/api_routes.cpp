@@ -191,8 +191,17 @@ HttpResponse forced(App& app, VmId id, Kind kind, Machine& machine) {
     event.kind = kind;
     event.confirmed = true;
     if (const auto* handover = machine.find(id)) event.handover = handover->record().handover;
+    const auto state = [&] {
+        const auto* handover = machine.find(id);
+        return handover == nullptr ? evacuation::State::protected_ : handover->state();
+    };
+    const auto before = state();
     auto acts = machine.handle(id, event, app.now());
     if (!acts.ok()) return error_response(acts.error());
+    if (acts->empty() && state() == before) {
+        return error_response(make_error(Errc::refused, std::string("nothing to force: it is ") +
+                                                            evacuation::to_string(before)));
+    }
     app.execute(std::move(acts));
     return json_response(202, Json::object());
 }
@@ -233,6 +242,17 @@ HttpResponse force_vm(App& app, const HttpRequest& r, const std::string& name) {
         raw(staged->sealed) == 0) {
         return error_response(
             make_error(Errc::refused, "vm '" + name + "' has no recovery point here"));
+    }
+    const auto* landing = staged == nullptr ? nullptr : app.desk().find(staged->id);
+    const bool gone = landing != nullptr && landing->state() == evacuation::State::lost;
+    if (gone && act->away == evacuation::AwayEventKind::force_run) {
+        return error_response(make_error(
+            Errc::refused,
+            "vm '" + name +
+                "' ran here and its memory is gone: no recovery point fits its disks any more. "
+                "Start it by hand from its disks (" +
+                app.config().site.state_dir + "/staged/" + std::to_string(raw(staged->id)) +
+                "/copy), or `vm force give-back` it"));
     }
     if (act->at_home)
         return forced<evacuation::HomeEvent>(app, vm->id, act->home, app.coordinator());
@@ -278,7 +298,10 @@ HttpResponse evacuate(App& app, const HttpRequest& r) {
     const Status checked = fields.finish();
     if (!checked.ok()) return error_response(checked.error());
     const Status ordered = app.evacuate(request);
-    return status_response(ordered, {{"event", request.event_id}, {"waits_for", app.waits_for()}});
+    const bool stands = app.standing_order() != nullptr && request.vms.empty();
+    const std::string waits_for = stands ? app.waits_for() : "";
+    const std::string event = waits_for.empty() ? app.coordinator().event_id() : request.event_id;
+    return status_response(ordered, {{"event", event}, {"waits_for", waits_for}});
 }
 
 HttpResponse plan(App& app) {

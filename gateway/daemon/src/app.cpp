@@ -24,7 +24,6 @@ constexpr size_t kLandingWorkers = 2;
 constexpr uint64_t kTickNs = 100 * kNsPerMs;
 constexpr uint64_t kTickBusyNs = 5 * kNsPerMs;  // while an evacuation runs
 constexpr uint64_t kHeartbeatNs = 500 * kNsPerMs;
-constexpr uint64_t kPursuitNs = kNsPerSecond;  // looks whether more VMs can follow a standing order
 constexpr uint64_t kIndexFlushNs = kNsPerSecond;
 
 ByteSpan secret_bytes(const std::string& secret) {
@@ -63,8 +62,8 @@ Status App::open_state() {
         log_.warning("the handover journal had a torn end of " +
                      std::to_string(journal_->opened().torn_bytes) + " bytes");
     }
-    order_ = std::make_unique<StandingOrder>(config_.site.state_dir + "/standing-order.json");
-    const Status ordered = order_->load();
+    orders_ = std::make_unique<StandingOrders>(config_.site.state_dir + "/standing-orders.json");
+    const Status ordered = orders_->load();
     if (!ordered.ok()) log_.error("standing order: " + ordered.error().message());
     evacuation::CoordinatorOptions options;
     options.lookahead_vms = 4;
@@ -290,7 +289,7 @@ void App::tick() {
         meter_.wire_bytes_after = transport_->stats().bytes_sent;
     }
     const uint64_t now_ns = clock_.now_ns();
-    if (now_ns - last_pursuit_ns_ >= kPursuitNs) pursue_order();
+    if (now_ns >= next_pursuit_ns_) pursue_order();
     if (link_->up() && now_ns - last_heartbeat_ns_ >= kHeartbeatNs) {
         last_heartbeat_ns_ = now_ns;
         send_heartbeat();

@@ -8,6 +8,7 @@
 //   index            dedup::Index::flush          workers  WorkerPool (capture and landing)
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -36,7 +37,7 @@ struct EvacuateRequest {
     bool planned = false;
     bool hold_landing = false;
     std::vector<std::string> vms;  // empty = all that are protected
-    bool retry = false;            // see evacuation::EvacuationRequest
+    evacuation::Again again = evacuation::Again::none;
 };
 
 // What an evacuation's report needs beyond the state machine's progress.
@@ -72,13 +73,13 @@ class App {
     const std::string& peer_port_name() const { return port_name_; }
 
     Result<planner::PlanOutput> plan_now(const planner::PlanOptions& options);
+    // At most a second old, or what planning takes twenty times; null without VMs.
+    const planner::PlanOutput* recent_plan();
     planner::Inventory inventory() const;
     // Named VMs, a planned move, a held one: now or not at all. All VMs: the order stands
     // (standing_order.hpp), and ok means that; waits_for() says why nothing moves yet.
     Status evacuate(const EvacuateRequest& request);
-    const Order* standing_order() const {
-        return order_ ? order_->at(clock_.wall_unix_ms()) : nullptr;
-    }
+    const Order* standing_order() const { return orders_->first(); }
     const std::string& waits_for() const { return waits_for_; }
     Status arm(const std::string& event_id, const std::string& reason);
     Status cancel_evacuation(const std::string& event_id);
@@ -142,10 +143,12 @@ class App {
     uint64_t last_watchdog_ns_ = 0;
     double goodput_mbit_ = 0;  // largest delivery rate seen lately
     EvacuationMeter meter_;
-    std::unique_ptr<StandingOrder> order_;
+    std::unique_ptr<StandingOrders> orders_;
     std::string
         waits_for_;  // why the standing order moves nothing; empty = it does, or none stands
-    uint64_t last_pursuit_ns_ = 0;
+    uint64_t next_pursuit_ns_ = 0;
+    std::optional<planner::PlanOutput> recent_plan_;
+    uint64_t next_plan_ns_ = 0;
     bool failed_ = false;  // the journal cannot be written: stop
 
     std::vector<std::jthread> threads_;

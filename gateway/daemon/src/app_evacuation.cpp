@@ -8,7 +8,11 @@ namespace evac::daemon {
 namespace {
 
 constexpr int64_t kReturnedPauseMs = 10'000;  // before a VM that came back gets new turns
-constexpr double kSwitchoverBaseMs = 150;     // loading device state and cont, on a loaded host
+constexpr int64_t kReturnedPauseMaxMs = 320'000;
+constexpr uint64_t kPursuitNs = kNsPerSecond;  // looks whether more VMs can follow an order
+constexpr uint64_t kPlanFreshNs = kNsPerSecond;
+constexpr uint64_t kPlanShare = 20;        // planning takes at most 1/20 of this thread
+constexpr double kSwitchoverBaseMs = 150;  // loading device state and cont, on a loaded host
 constexpr double kPassShare = 0.4;  // of a live round: what a pass over a stopped guest takes
 
 }  // namespace
@@ -30,7 +34,16 @@ Result<planner::PlanOutput> App::plan_now(const planner::PlanOptions& options) {
 
 Status App::evacuate(const EvacuateRequest& request) {
     const bool everything = request.vms.empty() && !request.planned && !request.hold_landing;
-    if (!everything) return begin_evacuation(request);
+    if (!everything) {
+        EvacuateRequest chosen = request;
+        // Named VMs join what runs, under its name; an operator who names one that came back means
+        // it.
+        if (!request.vms.empty()) chosen.again = evacuation::Again::all;
+        if (!request.vms.empty() && coordinator_->stage() == evacuation::Stage::evacuating) {
+            chosen.event_id = coordinator_->event_id();
+        }
+        return begin_evacuation(chosen);
+    }
     if (request.event_id.empty() || request.event_id.size() > evacuation::kTextMax) {
         return make_error(Errc::invalid_argument,
                           "event: " + std::to_string(request.event_id.size()) +
@@ -40,9 +53,11 @@ Status App::evacuate(const EvacuateRequest& request) {
     if (home_->vms().empty())
         return make_error(Errc::refused, "no VM is enrolled: there is nothing that could be moved");
     const auto stands_ms = static_cast<int64_t>(config_.evacuation.standing_s * 1000);
+    const int64_t now_unix_ms = clock_.wall_unix_ms();
     const Status given =
-        order_->give({request.event_id, request.reason, clock_.wall_unix_ms() + stands_ms});
+        orders_->give({request.event_id, request.reason, now_unix_ms, now_unix_ms + stands_ms});
     if (!given.ok()) log_.error("standing order: " + given.error().message());
+    for (const auto& [id, vm] : home_->vms()) vm->retry_wait_ms = 0;
     waits_for_.clear();
     pursue_order();
     return {};
@@ -50,22 +65,36 @@ Status App::evacuate(const EvacuateRequest& request) {
 
 // Moves what can be moved now and is not yet part of it.
 void App::pursue_order() {
-    last_pursuit_ns_ = clock_.now_ns();
+    const uint64_t begun_ns = clock_.now_ns();
+    next_pursuit_ns_ = begun_ns + kPursuitNs;
+    for (const Order& ended : orders_->expire(clock_.wall_unix_ms())) {
+        log_.error("the order to evacuate (" + ended.event_id +
+                   ") has stood too long and ends; what has not moved stays");
+        waits_for_.clear();
+    }
     const Order* order = standing_order();
-    if (order == nullptr || !machines_started_) return;
-    std::set<VmId> taken;
+    if (order == nullptr) return;
+    if (!machines_started_) {
+        waits_for_ = "the gateway is starting";
+        return;
+    }
+    std::set<VmId> taken, returned;
     const auto progress = coordinator_->progress(now());
     const bool ours = progress.event_id == order->event_id && coordinator_->joins(order->event_id);
     for (const auto& vm : progress.vms) {
-        // One that came back, because the line failed in its turn, tries again.
-        const bool again = vm.outcome == evacuation::Outcome::returned && !vm.kept_home &&
-                           clock_.wall_unix_ms() - vm.since_unix_ms > kReturnedPauseMs;
-        if (ours && vm.outcome != evacuation::Outcome::none && !again) taken.insert(vm.vm);
+        if (!ours || vm.outcome == evacuation::Outcome::none) continue;
+        // One that came back, because the line failed in its turn, tries again, ever more rarely.
+        HomeVm* home = home_->find(vm.vm);
+        const bool again = home != nullptr && vm.outcome == evacuation::Outcome::returned &&
+                           !vm.kept_home &&
+                           clock_.wall_unix_ms() - vm.since_unix_ms >
+                               std::max(home->retry_wait_ms, kReturnedPauseMs);
+        (again ? returned : taken).insert(vm.vm);
     }
     EvacuateRequest request;
     request.event_id = order->event_id;
     request.reason = order->reason;
-    request.retry = true;
+    request.again = evacuation::Again::came_back;
     for (const auto& [id, vm] : home_->vms()) {
         const bool may_move = home_->protected_now(*vm) && coordinator_->is_at_home(id);
         if (may_move && taken.count(id) == 0) request.vms.push_back(vm->name);
@@ -76,6 +105,10 @@ void App::pursue_order() {
     } else if (!request.vms.empty()) {
         const Status begun = begin_evacuation(request);
         if (!begun.ok()) waits_for = begun.error().message();
+        for (const VmId id : returned) {
+            int64_t& wait_ms = home_->find(id)->retry_wait_ms;
+            wait_ms = std::clamp(wait_ms * 2, kReturnedPauseMs, kReturnedPauseMaxMs);
+        }
     } else if (taken.empty()) {
         waits_for = "no VM is protected yet";
     }
@@ -84,6 +117,9 @@ void App::pursue_order() {
                      ") stands, but waits: " + waits_for);
     }
     waits_for_ = waits_for;
+    // Planning for very many VMs takes a while: a small share of this thread, whatever comes.
+    next_pursuit_ns_ =
+        std::max(next_pursuit_ns_, begun_ns + kPlanShare * (clock_.now_ns() - begun_ns));
 }
 
 Status App::begin_evacuation(const EvacuateRequest& request) {
@@ -116,7 +152,7 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
     evacuation::EvacuationRequest move;
     move.event_id = request.event_id;
     move.reason = request.reason;
-    move.retry = request.retry;
+    move.again = request.again;
     move.options.policy = request.planned || !config_.evacuation.silence_may_run
                               ? evacuation::Policy::planned
                               : evacuation::Policy::evacuation;
@@ -167,15 +203,40 @@ Status App::arm(const std::string& event_id, const std::string& reason) {
 }
 
 Status App::cancel_evacuation(const std::string& event_id) {
-    const bool stood = order_->cancel(event_id);
+    const auto cancelled = orders_->cancel(event_id);
+    if (!cancelled.ok()) log_.error("standing order: " + cancelled.error().message());
+    const bool stood = !cancelled.ok() || *cancelled;
+    const std::string who = event_id.empty() ? "by the operator" : event_id;
     waits_for_.clear();
-    auto acts = coordinator_->cancel(event_id, now());
-    // Cancelled before anything could be moved, or after all of it was.
-    const bool nothing_moves = !acts.ok() && acts.error().code == Errc::not_found;
-    if (!stood || !nothing_moves) EVAC_TRY(acts);
-    log_.warning("cancelled: " + (event_id.empty() ? std::string("by the operator") : event_id));
-    if (acts.ok()) execute(std::move(acts));
+    if (const Order* other = standing_order(); stood && other != nullptr) {
+        log_.warning("cancelled: " + who + ", but the order " + other->event_id + " still stands");
+        return {};
+    }
+    const auto stage = coordinator_->stage();
+    const bool moves = stage == evacuation::Stage::armed ||
+                       stage == evacuation::Stage::evacuating ||
+                       stage == evacuation::Stage::cancelling;
+    if (stood && !moves) {  // before anything could be moved, or after all of it was
+        log_.warning("cancelled: " + who);
+        return {};
+    }
+    // What follows an order goes by the order's name or by that of a move that it has joined.
+    auto acts = coordinator_->cancel(stood ? std::string() : event_id, now());
+    EVAC_TRY(acts);
+    log_.warning("cancelled: " + who);
+    execute(std::move(acts));
     return {};
+}
+
+// For those who look often: planning for very many VMs takes a while.
+const planner::PlanOutput* App::recent_plan() {
+    const uint64_t now_ns = clock_.now_ns();
+    if (now_ns < next_plan_ns_) return recent_plan_ ? &*recent_plan_ : nullptr;
+    auto plan = plan_now({});
+    recent_plan_.reset();
+    if (plan.ok()) recent_plan_ = std::move(*plan);
+    next_plan_ns_ = now_ns + std::max(kPlanFreshNs, kPlanShare * (clock_.now_ns() - now_ns));
+    return recent_plan_ ? &*recent_plan_ : nullptr;
 }
 
 }  // namespace evac::daemon

@@ -182,15 +182,27 @@ void AwayService::act_cancel(const Act& act, AwayVm& vm) {
                 return finish(id);
             }
             found->lander.reset();
-            std::error_code error;
-            std::filesystem::remove(marker_of(dir_of(id)), error);
-            found->on_landed = [this, act, id](const Status& unmarked) {
-                if (!unmarked.ok())
-                    ports_.log.error("unmark a landing: " + unmarked.error().message());
+            const bool may_have_run = std::filesystem::exists(marker_of(dir_of(id)));
+            found->on_landed = [this, act, id, may_have_run](const Status& unmarked) {
+                AwayVm* given_back = find(id);
+                if (given_back == nullptr) return;
+                if (!unmarked.ok()) {
+                    // The act comes again; after a restart the copy is opened or staged anew first.
+                    ports_.log.error(
+                        "vm " + given_back->name +
+                        ": its copy cannot be given back: " + unmarked.error().message());
+                    return finish(id);
+                }
+                if (may_have_run) {
+                    given_back->sealed = {};
+                    given_back->point_unix_ms = 0;
+                    std::error_code error;
+                    std::filesystem::remove(marker_of(dir_of(id)), error);
+                }
                 answer(act, AwayEventKind::landing_cancelled);
                 finish(id);
             };
-            ports_.ingest.command(to_ingest::UnmarkLanded{id});
+            ports_.ingest.command(to_ingest::UnmarkLanded{id, may_have_run});
         };
     });
 }

@@ -83,11 +83,15 @@ Status AwayService::load_one(const std::string& path) {
     return {};
 }
 
+// One that the peer stages comes before one of that name that is our own by now.
 AwayVm* AwayService::find(std::string_view name) {
+    AwayVm* own = nullptr;
     for (auto& [id, vm] : vms_) {
-        if (vm->name == name) return vm.get();
+        if (vm->name != name) continue;
+        if (!vm->adopted) return vm.get();
+        own = vm.get();
     }
-    return nullptr;
+    return own;
 }
 
 AwayVm* AwayService::find(VmId id) {
@@ -110,6 +114,15 @@ void AwayService::answer_enrol(AwayVm& vm, bool ok, const std::string& reason) {
     if (!ok) ports_.log.warning("vm " + vm.name + " of the peer is refused: " + reason);
 }
 
+// By this site's own word, of a handover or of a forced act.
+bool AwayService::runs_here(const AwayVm& vm) const {
+    const auto* handover = ports_.desk.find(vm.id);
+    if (handover == nullptr) return false;
+    const auto state = handover->state();
+    return state == evacuation::State::committed || state == evacuation::State::running_away ||
+           state == evacuation::State::released || state == evacuation::State::lost;
+}
+
 void AwayService::on_enrol(protocol::Enrol&& m) {
     AwayVm* old = find(m.vm);
     if (old != nullptr && old->uuid != m.uuid) {
@@ -127,6 +140,18 @@ void AwayService::on_enrol(protocol::Enrol&& m) {
         refused.id = m.vm;
         refused.name = m.name;
         return answer_enrol(refused, false, "at most 16384 staged VMs are accepted");
+    }
+    if (old != nullptr && runs_here(*old)) {
+        return answer_enrol(*old, false,
+                            "it runs at " + ports_.config.site.name +
+                                "; the copy to stay is decided by `evacctl vm force`");
+    }
+    // A VM removed and enrolled again while we could not be told.
+    for (const auto& [id, vm] : vms_) {
+        if (vm->name != m.name || id == m.vm || vm->adopted || runs_here(*vm)) continue;
+        ports_.log.warning("vm " + vm->name + ": enrolled anew by the peer, its older copy goes");
+        on_forget(id);
+        break;  // the map has changed; there is never more than one
     }
     auto& slot = vms_[m.vm];
     if (!slot) slot = std::make_unique<AwayVm>();
@@ -278,8 +303,8 @@ void AwayService::end_ahead(AwayVm& vm) {
 void AwayService::on_forget(VmId id) {
     AwayVm* vm = find(id);
     if (vm == nullptr) return;
-    const Status removed = ports_.desk.remove_vm(id);
-    if (!removed.ok() || vm->adopted || vm->busy) {
+    const bool kept = vm->adopted || vm->busy || runs_here(*vm);
+    if (kept || !ports_.desk.remove_vm(id).ok()) {
         ports_.log.warning("vm " + vm->name +
                            ": the peer forgets it, but it is in a handover or runs here; kept");
         return;

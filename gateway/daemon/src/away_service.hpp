@@ -82,6 +82,7 @@ class AwayService {
     void try_landing(AwayVm& vm);
     void launch_ahead(AwayVm& vm);
     void end_ahead(AwayVm& vm);
+    bool runs_here(const AwayVm& vm) const;
     void answer_enrol(AwayVm& vm, bool ok, const std::string& reason);
     Result<std::shared_ptr<landing::Lander>> make_lander(const AwayVm& vm) const;
     void with_vm(AwayVm& vm, std::function<void(AwayVm&)> start);

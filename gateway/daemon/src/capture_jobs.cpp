@@ -82,8 +82,11 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
 
     storage_sync::Verdict offer(RegionId region, uint64_t page_number,
                                 const prestage::Observation& seen, ByteSpan bytes) {
-        if (set_.cancel) return storage_sync::Verdict::stop;
         if (seen.change == prestage::PageChange::unchanged) return storage_sync::Verdict::taken;
+        if (set_.cancel) {
+            set_.catalogue->set_unknown(region, page_number);  // it believes the page sent
+            return storage_sync::Verdict::stop;
+        }
         prestage::CapturedPage captured;
         captured.region = region;
         captured.page = page_number;
@@ -174,18 +177,23 @@ void remove_mark(const std::string& path) {
     std::filesystem::remove(path, error);
 }
 
-bool marked_for(const std::string& path, int pid) {
-    int marked_pid = 0;
-    return std::ifstream(path) >> marked_pid && marked_pid == pid;
-}
-
 // Where this fails the round does not begin: it could leave a stopped guest that nobody resumes.
-Status write_mark(const std::string& path, int pid) {
+Status write_mark(const std::string& path, int pid, bool live) {
     std::ofstream file(path, std::ios::trunc);
-    file << pid << "\n";
+    file << pid << (live ? " live" : " stopped") << "\n";
     file.flush();
     if (!file) return io_error("write '" + path + "'");
     return {};
+}
+
+// A round of a process before this one was cut off in this very QEMU.
+bool cut_off(const std::string& path, qmp::Client& client) {
+    int pid = 0;
+    std::string method;
+    if (!(std::ifstream(path) >> pid >> method) || pid != client.peer_pid()) return false;
+    const auto status = client.execute("query-status");
+    // A live round does not end so: somebody has migrated the VM since, and it runs elsewhere.
+    return !(status.ok() && method == "live" && status->value("status", "") == "postmigrate");
 }
 
 bool runs(qmp::Client& client) {
@@ -205,21 +213,21 @@ std::string round_mark(const std::string& home_dir, const std::string& name) {
 }
 
 Result<Examined> examine_vm(const JobContext& context, const std::string& name,
-                            const std::string& qmp_path, bool enrolled_before) {
+                            const std::string& qmp_path, Before before) {
     Examined out;
     out.capture = std::make_shared<CaptureSet>();
     CaptureSet& set = *out.capture;
-    auto client = enrolled_before
+    auto client = before != Before::unknown
                       ? prestage::connect_or_rescue(qmp_path, qmp::kDefaultTimeoutMs, context.log)
                       : qmp::Client::connect(qmp_path);
     EVAC_TRY(client);
     set.client = std::move(*client);
     const std::string mark = round_mark(context.home_dir, name);
-    if (enrolled_before && marked_for(mark, set.client->peer_pid())) {
+    if (before == Before::enrolled && cut_off(mark, *set.client)) {
         EVAC_TRY(
             prestage::ensure_running(*set.client, context.run_dir, context.clock, context.log));
     }
-    remove_mark(mark);
+    if (before != Before::away_runs) remove_mark(mark);
     auto facts =
         prestage::collect_facts(*set.client, {context.run_dir}, context.clock, context.log);
     EVAC_TRY(facts);
@@ -273,8 +281,6 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     LaneSink sink(context, set, request);
     PassResult result;
     const bool live = !request.final_pass && can_seal_live;
-    const std::string mark = round_mark(context.home_dir, request.tag);
-    if (!request.final_pass) EVAC_TRY(write_mark(mark, set.client->peer_pid()));
     storage_sync::DiskCapture* disks = set.disks.get();
     std::optional<storage_sync::PointStats> disk_stats;
     if (disks != nullptr && !set.disks_ready) {
@@ -312,6 +318,10 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
         point_begun = true;
         return live ? Status() : read_disks();
     };
+    const std::string mark = round_mark(context.home_dir, request.tag);
+    if (!request.final_pass) {
+        options.before_touch = [&] { return write_mark(mark, set.client->peer_pid(), live); };
+    }
     auto round = set.runner->run(options, sink);
     if (!request.final_pass && (round.ok() || runs(*set.client))) remove_mark(mark);
     Status disk_status;

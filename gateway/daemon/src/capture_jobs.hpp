@@ -20,15 +20,20 @@ struct JobContext {
 };
 
 // A round may stop the guest: the mark says so to the process after this one. Without it a guest
-// that stands still was stopped by somebody else, and stays so. It holds QEMU's pid; a crash of the
-// host ends both, so it is not synced.
+// that stands still was stopped by somebody else, and stays so. It holds QEMU's pid and whether the
+// round was live; a crash of the host ends both, so it is not synced.
 std::string round_mark(const std::string& home_dir, const std::string& name);
 
+enum class Before : uint8_t {
+    unknown,    // new here
+    enrolled,   // a gateway before this one may have been killed in a round: the guest is brought
+                // back first, see round_mark
+    away_runs,  // by a forced act, as away says: never resumed
+};
+
 // Connects, checks, prepares tracking. Errors: refused (with all reasons), and what QMP says.
-// `enrolled_before`: a gateway before this one may have been killed in a round, see round_mark; the
-// guest is then brought back first.
 Result<Examined> examine_vm(const JobContext& context, const std::string& name,
-                            const std::string& qmp_path, bool enrolled_before);
+                            const std::string& qmp_path, Before before);
 
 // After a restart in the middle of a handover the guest stands still and must not be probed: what
 // was learned at enrolment (facts, disks, argv in `known`) is taken as it was.

@@ -64,9 +64,9 @@ void HomeService::answer(const Act& act, HomeEventKind kind, const std::string& 
 void HomeService::begin_evacuation(const std::set<VmId>& chosen) {
     evacuating_ = true;
     for (const VmId id : chosen) {
-        if (HomeVm* vm = find(id)) vm->wire_at_alert_bytes = vm->flow->wire_bytes;
-    }
-    for (auto& [id, vm] : vms_) {
+        HomeVm* vm = find(id);
+        if (vm == nullptr) continue;
+        vm->wire_at_alert_bytes = vm->flow->wire_bytes;
         // A round that is half-way is of no use now; its pages stay queued.
         if (vm->busy && vm->examined.capture) vm->examined.capture->cancel = true;
     }

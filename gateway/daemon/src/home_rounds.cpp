@@ -17,9 +17,10 @@ constexpr uint32_t kFailuresMax = 5;  // passes in a row, then the VM is examine
 void HomeService::tick() {
     const uint64_t now_ns = ports_.clock.now_ns();
     for (auto& [id, vm] : vms_) {
+        const bool due = !vm->busy && now_ns >= vm->retry_ns;
         const bool refused_here = vm->phase == VmPhase::refused && !vm->examined.capture;
-        if ((vm->phase == VmPhase::offline || refused_here) && !vm->busy && now_ns >= vm->retry_ns)
-            connect(*vm);
+        if (due && (vm->phase == VmPhase::offline || (refused_here && !urgent_))) connect(*vm);
+        if (due && vm->phase == VmPhase::refused && vm->examined.capture && !urgent_) offer(*vm);
         if (vm->phase == VmPhase::active && raw(vm->awaiting) != 0 && vm->seal_sent &&
             ports_.link.up() && now_ns - vm->awaiting_since_ns > kSealPatienceNs) {
             ports_.log.warning("vm " + vm->name +
@@ -28,7 +29,7 @@ void HomeService::tick() {
         }
     }
     for (auto& [id, vm] : vms_) pump_acts(*vm);
-    if (!evacuating_) schedule_rounds();
+    schedule_rounds();
     const auto stage = ports_.coordinator.stage();
     const bool over = stage == evacuation::Stage::idle || stage == evacuation::Stage::done ||
                       stage == evacuation::Stage::cancelled;
@@ -41,7 +42,9 @@ void HomeService::tick() {
 void HomeService::schedule_rounds() {
     const uint64_t now_ns = ports_.clock.now_ns();
     if (!ports_.link.up() || now_ns < next_round_ns_) return;
-    while (rounds_running_ < kRoundsAtOnce && ports_.workers.idle() > 0) {
+    // In an evacuation only first copies are made, and not in the way of the last passes.
+    const size_t idle_needed = evacuating_ ? 2 : 1;
+    while (rounds_running_ < kRoundsAtOnce && ports_.workers.idle() >= idle_needed) {
         HomeVm* vm = next_due(now_ns);
         if (vm == nullptr) return;
         start_round(*vm);
@@ -56,6 +59,7 @@ HomeVm* HomeService::next_due(uint64_t now_ns) {
     double best_worth = 0;
     for (auto& [id, vm] : vms_) {
         if (vm->phase != VmPhase::active || vm->busy || raw(vm->awaiting) != 0) continue;
+        if (evacuating_ && vm->sealed_once()) continue;
         const auto* handover = ports_.coordinator.find(id);
         if (handover == nullptr || !handover->may_prestage()) continue;
         // After a pass that did not fit, the next begins when most of the queue has gone.

@@ -11,8 +11,13 @@ namespace evac::daemon {
 namespace {
 
 constexpr uint64_t kRetryNs = 2 * kNsPerSecond;  // after an unreachable QMP socket
-constexpr uint64_t kRefusedRetryNs =
-    10 * kNsPerSecond;  // the reason may have gone: a pause, a foreign migration
+// The reason may have gone: a pause, a foreign migration. Doubles up to the second.
+constexpr uint64_t kRefusedRetryNs = 10 * kNsPerSecond;
+constexpr uint64_t kRefusedRetryMaxNs = 300 * kNsPerSecond;
+// Before a guest that our round left standing is resumed after a restart: away may say that it runs
+// it by a forced act.
+constexpr uint64_t kPeerWordNs = kNsPerSecond;         // after the session came up
+constexpr uint64_t kPeerSilentNs = 10 * kNsPerSecond;  // without one
 constexpr size_t kNameMax = 64;
 constexpr size_t kHomeVmsMax = 16'384;
 
@@ -68,7 +73,7 @@ const char* to_string(VmPhase phase) {
 }
 
 HomeService::HomeService(Ports ports, uint64_t fingerprint_seed)
-    : ports_(std::move(ports)), seed_(fingerprint_seed) {}
+    : ports_(std::move(ports)), seed_(fingerprint_seed), started_ns_(ports_.clock.now_ns()) {}
 
 JobContext HomeService::job_context() const {
     return {ports_.reducer,
@@ -223,7 +228,24 @@ HomeVm* HomeService::find(VmId id) {
 
 // --- enrolment
 
+void HomeService::wait_refused(HomeVm& vm) const {
+    vm.refused_wait_ns = std::clamp(vm.refused_wait_ns * 2, kRefusedRetryNs, kRefusedRetryMaxNs);
+    vm.retry_ns = ports_.clock.now_ns() + vm.refused_wait_ns;
+}
+
+bool HomeService::must_hear_peer_first(const HomeVm& vm) const {
+    const uint64_t now_ns = ports_.clock.now_ns();
+    const bool heard = peer_up_ns_ != 0 && now_ns > peer_up_ns_ + kPeerWordNs;
+    if (heard || now_ns > started_ns_ + kPeerSilentNs) return false;
+    return std::filesystem::exists(round_mark(ports_.config.site.state_dir + "/home", vm.name));
+}
+
 void HomeService::connect(HomeVm& vm) {
+    if (must_hear_peer_first(vm)) {
+        vm.phase = VmPhase::offline;
+        vm.retry_ns = ports_.clock.now_ns() + kPeerWordNs / 5;
+        return;
+    }
     if (vm.phase != VmPhase::refused) vm.phase = VmPhase::enrolling;
     vm.busy = true;
     const VmId id = vm.id;
@@ -242,13 +264,14 @@ void HomeService::connect(HomeVm& vm) {
         stored.disks = vm.examined.disks;
         stored.argv = vm.examined.argv;
     }
-    const bool enrolled_before = !vm.examined.facts.ram_blocks.empty();
-    const bool submitted = ports_.workers.submit([this, id, context, known, stored, enrolled_before,
+    Before before = vm.examined.facts.ram_blocks.empty() ? Before::unknown : Before::enrolled;
+    if (handover != nullptr && handover->away_runs()) before = Before::away_runs;
+    const bool submitted = ports_.workers.submit([this, id, context, known, stored, before,
                                                   name = vm.name,
                                                   path = vm.qmp_path](size_t) -> Completion {
-        auto examined = std::make_shared<Result<Examined>>(
-            known ? reattach_vm(context, name, path, stored)
-                  : examine_vm(context, name, path, enrolled_before));
+        auto examined =
+            std::make_shared<Result<Examined>>(known ? reattach_vm(context, name, path, stored)
+                                                     : examine_vm(context, name, path, before));
         return [this, id, examined] {
             HomeVm* found = find(id);
             if (found == nullptr) return;
@@ -261,8 +284,8 @@ void HomeService::connect(HomeVm& vm) {
                                    ? VmPhase::refused
                                    : VmPhase::offline;
                 found->socket_dead = error.sys_errno == ECONNREFUSED || error.sys_errno == ENOENT;
-                found->retry_ns = ports_.clock.now_ns() +
-                                  (found->phase == VmPhase::refused ? kRefusedRetryNs : kRetryNs);
+                found->retry_ns = ports_.clock.now_ns() + kRetryNs;
+                if (found->phase == VmPhase::refused) wait_refused(*found);
                 if (found->detail != error.message()) {
                     ports_.log.warning("vm " + found->name + ": " + error.message());
                 }
@@ -316,10 +339,13 @@ void HomeService::on_enrol_result(const protocol::EnrolResult& m) {
     if (vm == nullptr || vm->phase != VmPhase::offering) return;
     if (!m.ok) {
         vm->phase = VmPhase::refused;
-        vm->detail = "the peer refuses it: " + m.reason;
-        ports_.log.warning("vm " + vm->name + ": " + vm->detail);
+        wait_refused(*vm);
+        const std::string detail = "the peer refuses it: " + m.reason;
+        if (vm->detail != detail) ports_.log.warning("vm " + vm->name + ": " + detail);
+        vm->detail = detail;
         return;
     }
+    vm->refused_wait_ns = 0;
     vm->sealed = m.sealed;
     vm->sealed_point_unix_ms = m.point_unix_ms;
     vm->epoch = std::max(vm->epoch, raw(m.newest));
@@ -393,6 +419,7 @@ void HomeService::finish_sync(HomeVm& vm) {
 }
 
 void HomeService::session_up() {
+    if (peer_up_ns_ == 0) peer_up_ns_ = ports_.clock.now_ns();
     for (auto& [id, vm] : vms_) {
         if (vm->busy && vm->examined.capture)
             vm->examined.capture->cancel = true;  // what it captures is void
@@ -429,7 +456,9 @@ double HomeService::rpo_s(const HomeVm& vm) const {
 }
 
 bool HomeService::protected_now(const HomeVm& vm) const {
-    return vm.phase == VmPhase::active && vm.sealed_once();
+    const auto* handover = ports_.coordinator.find(vm.id);
+    return vm.phase == VmPhase::active && vm.sealed_once() &&
+           (handover == nullptr || !handover->away_runs());
 }
 
 }  // namespace evac::daemon

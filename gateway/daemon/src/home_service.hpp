@@ -60,7 +60,7 @@ class HomeService {
     HomeVm* find(VmId id);
     const std::map<VmId, std::unique_ptr<HomeVm>>& vms() const { return vms_; }
 
-    void begin_evacuation(const std::set<VmId>& chosen);  // their meters start; all rounds stop
+    void begin_evacuation(const std::set<VmId>& chosen);  // their meters start, their rounds stop
     void execute(const evacuation::Act& act);
     bool protected_now(const HomeVm& vm) const;  // a sealed copy within the RPO target
     double rpo_s(const HomeVm& vm) const;        // age of the newest recovery point; < 0 = none
@@ -71,6 +71,8 @@ class HomeService {
     Status save(const HomeVm& vm) const;
     Status load_one(const std::string& path);
     void connect(HomeVm& vm);
+    void wait_refused(HomeVm& vm) const;
+    bool must_hear_peer_first(const HomeVm& vm) const;
     void offer(HomeVm& vm);
     void begin_sync(HomeVm& vm);
     void finish_sync(HomeVm& vm);
@@ -98,6 +100,8 @@ class HomeService {
 
     Ports ports_;
     uint64_t seed_;
+    uint64_t started_ns_;
+    uint64_t peer_up_ns_ = 0;  // the first session of this process
     std::map<VmId, std::unique_ptr<HomeVm>> vms_;
     std::unordered_map<std::string, VmId> by_name_;
     std::map<VmId, std::deque<std::function<void(HomeVm&)>>>

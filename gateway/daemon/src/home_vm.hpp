@@ -89,9 +89,10 @@ struct HomeVm {
     std::shared_ptr<VmFlow> flow = std::make_shared<VmFlow>();
     bool busy = false;
     uint32_t generation = 0;
-    uint32_t epoch = 0;           // the newest used
-    uint32_t epoch_reserved = 0;  // persisted: a restart goes on above it
-    uint64_t retry_ns = 0;        // offline: not before
+    uint32_t epoch = 0;            // the newest used
+    uint32_t epoch_reserved = 0;   // persisted: a restart goes on above it
+    uint64_t refused_wait_ns = 0;  // grows while it is refused here
+    uint64_t retry_ns = 0;         // offline: not before
 
     uint64_t last_start_ns = 0;  // of a pass
     uint64_t last_point_ns = 0;  // guest time of the newest captured pass
@@ -113,6 +114,7 @@ struct HomeVm {
     Epoch final_epoch{};
     uint64_t backlog_at_alert_bytes = 0;
     uint64_t wire_at_alert_bytes = 0;
+    int64_t retry_wait_ms = 0;  // under a standing order, after it came back
     double final_pass_s = 0;
     double final_changed_mib = 0;
 

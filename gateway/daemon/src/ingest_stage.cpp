@@ -30,6 +30,7 @@ uint64_t random_seed() {
 
 struct IngestStage::Vm {
     std::unique_ptr<storage_sync::StagedVm> staged;
+    std::string dir, ram_dir;
     uint64_t batches = 0;  // in this session
     std::optional<protocol::Seal> seal;
     std::unordered_map<PageKey, Epoch, PageKeyHash> owed;  // references that did not hold
@@ -223,6 +224,8 @@ void IngestStage::handle(to_ingest::Open& c) {
     auto& slot = vms_[c.vm];
     if (!slot) slot = std::make_unique<Vm>();
     Status status;
+    slot->dir = c.dir;
+    slot->ram_dir = c.ram_dir;
     if (!slot->staged) status = open_staged(c, *slot);
     from_ingest::Opened event;
     event.vm = c.vm;
@@ -249,19 +252,9 @@ void IngestStage::handle(to_ingest::Forget& c) {
         log_.warning("staged copy of '" + staged->spec().name + "' has landed and is kept");
         return;
     }
-    std::string ram_dir, dir;
-    if (staged) {
-        for (size_t i = 0; i < staged->spec().regions.size(); ++i) {
-            const std::string path = staged->region_path(RegionId{static_cast<uint16_t>(i)});
-            const std::string folder = path.substr(0, path.rfind('/'));
-            (staged->spec().regions[i].kind == RegionKind::main_ram ? ram_dir : dir) = folder;
-        }
-    }
+    const std::string dir = found->second->dir, ram_dir = found->second->ram_dir;
     vms_.erase(found);
-    if (dir.empty()) dir = ram_dir;
-    if (dir.empty()) return;
-    const auto removed = storage_sync::StagedVm::remove(storage_sync::posix_files(), dir,
-                                                        ram_dir.empty() ? dir : ram_dir);
+    const auto removed = storage_sync::StagedVm::remove(storage_sync::posix_files(), dir, ram_dir);
     if (!removed.ok()) log_.warning("remove a staged copy: " + removed.error().message());
 }
 
@@ -292,10 +285,30 @@ void IngestStage::handle(to_ingest::MarkLanded& c) {
     emit(from_ingest::Landed{c.vm, status, status.ok()});
 }
 
+Status IngestStage::stage_anew(Vm& vm) {
+    const storage_sync::StagedSpec spec = vm.staged->spec();
+    storage_sync::StagedOptions options;
+    options.points_max = recovery_points_;
+    options.nonce_seed = random_seed();
+    auto& files = storage_sync::posix_files();
+    vm.staged.reset();
+    EVAC_TRY(storage_sync::StagedVm::remove(files, vm.dir, vm.ram_dir));
+    auto created = storage_sync::StagedVm::create(files, vm.dir, vm.ram_dir, spec, options);
+    EVAC_TRY(created);
+    vm.staged = std::move(*created);
+    vm.broken = "the copy was given back after the guest may have run on it";
+    return {};
+}
+
 void IngestStage::handle(to_ingest::UnmarkLanded& c) {
     Vm* vm = find(c.vm);
     Status status;
-    if (vm != nullptr && vm->staged->landed()) status = vm->staged->unmark_landed();
+    if (vm != nullptr && c.discard) {
+        status = stage_anew(*vm);
+        if (!status.ok()) vms_.erase(c.vm);  // what is left of it is found by the next Open
+    } else if (vm != nullptr && vm->staged->landed()) {
+        status = vm->staged->unmark_landed();
+    }
     emit(from_ingest::Landed{c.vm, status, !status.ok()});
 }
 

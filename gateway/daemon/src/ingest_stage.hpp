@@ -53,8 +53,11 @@ struct Fingerprints {
 struct MarkLanded {
     VmId vm{};
 };
+// `discard`: the guest may have run on the copy, so it is no recovery point any more. It is staged
+// anew, and no seal is accepted before home has asked for its fingerprints.
 struct UnmarkLanded {
     VmId vm{};
+    bool discard = false;
 };
 struct Close {
     VmId vm{};
@@ -154,6 +157,7 @@ class IngestStage {
     void flush_acks();
     Vm* find(VmId id);
     Status open_staged(const to_ingest::Open& c, Vm& vm);
+    Status stage_anew(Vm& vm);
 
     const uint32_t recovery_points_;
     wan::Transport& transport_;

@@ -27,9 +27,22 @@ double percentile(const PassHistory& history, Member member, double share) {
     return values[static_cast<size_t>(share * static_cast<double>(values.size() - 1))];
 }
 
+// The peer says that it runs it, by a forced act, and it is ours to run.
+bool in_conflict(App& app, const HomeVm& vm) {
+    const auto* handover = app.coordinator().find(vm.id);
+    return handover != nullptr && handover->away_runs() && app.coordinator().is_at_home(vm.id);
+}
+
+std::string detail_of(App& app, const HomeVm& vm) {
+    if (!in_conflict(app, vm)) return vm.detail;
+    return "it runs at " + app.config().peer_site +
+           " by a forced act; the copy to stay is decided by `evacctl vm force`";
+}
+
 // What an operator reads: words known from other products.
 std::string state_of(App& app, const HomeVm& vm) {
     const auto* handover = app.coordinator().find(vm.id);
+    if (in_conflict(app, vm)) return "conflict";
     if (handover != nullptr && handover->state() != evacuation::State::protected_) {
         return evacuation::to_string(handover->state());
     }
@@ -71,7 +84,8 @@ Json left_behind(App& app, const evacuation::Progress* progress) {
         if (listed.count(id) != 0 || vm->phase == VmPhase::moved) continue;
         const std::string state = state_of(app, *vm);
         left.push_back(
-            {{"name", vm->name}, {"why", vm->detail.empty() ? state : state + ": " + vm->detail}});
+            {{"name", vm->name},
+             {"why", detail_of(app, *vm).empty() ? state : state + ": " + detail_of(app, *vm)}});
     }
     return left;
 }
@@ -102,7 +116,7 @@ Json vm_json(App& app, const HomeVm& vm) {
         {"id", raw(vm.id)},
         {"state", state_of(app, vm)},
         {"phase", to_string(vm.phase)},
-        {"detail", vm.detail},
+        {"detail", detail_of(app, vm)},
         {"qmp", vm.qmp_path},
         {"priority", vm.priority},
         {"max_downtime_ms", vm.max_downtime_ms},
@@ -247,7 +261,7 @@ Json status_json(App& app) {
                         {"stale_hits", reduction.stale_hits},
                         {"message_mib", rounded(mib(reduction.message_bytes))}};
     if (!app.home().vms().empty()) {
-        if (auto plan = app.plan_now({}); plan.ok()) {
+        if (const auto* plan = app.recent_plan()) {
             Json windows = Json::array();
             for (const double window_s : {60.0, 300.0, 1800.0}) {
                 const auto away = planner::away_by(plan->inventory, plan->plan, window_s);

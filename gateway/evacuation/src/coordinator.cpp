@@ -173,8 +173,11 @@ Result<Acts> Coordinator::evacuate(const EvacuationRequest& request, Now now) {
     if (joining) next = evacuation_;
     next.stage = Stage::evacuating;
     next.event_id = request.event_id;
-    next.reason = request.reason.substr(0, kTextMax);
-    next.options = request.options;
+    if (!repeated) next.reason = request.reason.substr(0, kTextMax);
+    // An evacuation under way is never slowed down to held landings.
+    const bool holds_up = joining && evacuation_.options.policy == request.options.policy &&
+                          request.options.hold_landing && !evacuation_.options.hold_landing;
+    if (!holds_up) next.options = request.options;
     if (!joining) next.since_unix_ms = now.unix_ms;
     // A planned move that becomes an evacuation measures from the alert.
     if (joining && evacuation_.options.policy != request.options.policy)
@@ -193,7 +196,9 @@ Result<Acts> Coordinator::evacuate(const EvacuationRequest& request, Now now) {
         const bool done_or_moving = slot.listed && outcome(slot) != Outcome::returned;
         const bool came_back = slot.listed && repeated;
         if (slot.queued || done_or_moving) continue;
-        if (came_back && (!request.retry || slot.keep_home)) continue;
+        const bool may_again =
+            request.again == Again::all || (request.again == Again::came_back && !slot.keep_home);
+        if (came_back && !may_again) continue;
         slot.listed = true;
         slot.keep_home = false;
         slot.turn = turn;

@@ -107,6 +107,7 @@ Result<Acts> HomeHandover::deliver(const Message& message, Now now) {
         const std::string text = "away says that it runs this VM (its handover " +
                                  std::to_string(raw(message.handover)) + ", ours " +
                                  std::to_string(raw(record_.handover)) + ", " + to_string(s) + ")";
+        if (!fits) conflict_ = message.handover;
         return fire(fits ? HomeEventKind::peer_running : HomeEventKind::peer_conflict, now, text);
     }
     if (!ours) return Acts{};
@@ -146,7 +147,8 @@ Result<Acts> HomeHandover::tick(Now now, uint64_t away_silent_ns) {
 
 bool HomeHandover::may_prestage() const {
     const State s = record_.state;
-    return confirmed_ && (s == State::protected_ || s == State::armed || s == State::draining);
+    return confirmed_ && !away_runs_ &&
+           (s == State::protected_ || s == State::armed || s == State::draining);
 }
 
 uint64_t HomeHandover::downtime_ms(Now now) const {
@@ -245,8 +247,10 @@ HandoverRecord HomeHandover::next_record(const HomeRow& row, const HomeEvent& ev
             next.forced = true;
             break;
         case HomeNote::yield:
+            // Away waits for word about the handover under which it runs the VM.
             next.forced = true;
-            next.outside = true;
+            next.outside = raw(conflict_) == 0;
+            if (!next.outside) next.handover = conflict_;
             break;
         default:
             break;
@@ -303,6 +307,7 @@ void HomeHandover::remember(const HomeRow& row, const HomeEvent& event) {
             resync_ = true;
             break;
         case HomeNote::forgotten:
+            away_runs_ = false;
             confirmed_ = true;
             break;
         case HomeNote::held:

@@ -244,7 +244,7 @@ TEST_F(Pair, AnAbortedTurnComesAgainThreeTimesThenStays) {
     ASSERT_TRUE(home_->evacuate(request({0}), now_).ok());
     EXPECT_EQ(home_->progress(now_).waiting, 0u);
     EvacuationRequest again = request({0});
-    again.retry = true;
+    again.again = Again::came_back;
     ASSERT_TRUE(home_->evacuate(again, now_).ok());
     EXPECT_EQ(home_->progress(now_).waiting, 1u);
     ASSERT_EQ(names(home_->advance(0, now_).value()), "PREPARE start_drain");
@@ -252,6 +252,10 @@ TEST_F(Pair, AnAbortedTurnComesAgainThreeTimesThenStays) {
     EXPECT_TRUE(home_->progress(now_).vms.at(0).kept_home);
     ASSERT_TRUE(home_->evacuate(again, now_).ok());
     EXPECT_EQ(home_->progress(now_).waiting, 0u) << "an operator brought it back";
+    again.again = Again::all;
+    ASSERT_TRUE(home_->evacuate(again, now_).ok());
+    EXPECT_EQ(home_->progress(now_).waiting, 1u) << "and sends it after all";
+    ASSERT_TRUE(home_->cancel("", now_).ok());
     EvacuationRequest other = request({0});
     other.event_id = "quake-2";
     ASSERT_TRUE(home_->evacuate(other, now_).ok());

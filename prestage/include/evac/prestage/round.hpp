@@ -50,6 +50,9 @@ struct RoundOptions {
     Epoch epoch{};
     std::string run_dir;  // existing private directory on this host; the stream's socket (0600) is
                           // made in it
+    // Called once when nothing speaks against the round, just before the VM is touched. Its failure
+    // ends the round, and nothing was done.
+    std::function<Status()> before_touch;
     // Called once with the guest stopped, before memory is read; the place for the disk
     // transaction. It may use the client. Its failure ends the round: the guest is resumed and the
     // error returned. Its time is guest pause.

@@ -18,12 +18,19 @@
 
 namespace evac::evacuation {
 
+// The same event again: which VMs that came back get new turns.
+enum class Again : uint8_t {
+    none,
+    came_back,  // by themselves
+    all,        // also those that an operator kept at home
+};
+
 struct EvacuationRequest {
     std::string event_id;  // of the alert or of the operator's command; 1..kTextMax bytes
     std::string reason;
     HandoverOptions options{};
     std::vector<Turn> order;  // first turn first; every VM was added
-    bool retry = false;  // the same event again: VMs that came back by themselves get new turns
+    Again again = Again::none;
 };
 
 struct CoordinatorOptions {
@@ -88,8 +95,9 @@ class Coordinator {
     // All added VMs are armed; harmless. A second call with the same event is nothing.
     Result<Acts> arm(std::string_view event_id, std::string_view reason, Now now);
     // Begins, or extends a running one by VMs that are not in it (an evacuation also takes over an
-    // armed stage and a planned move: turns not yet begun get its options). The same event again
-    // changes nothing for VMs that came back (unless `retry`), also when the evacuation was done
+    // armed stage and a planned move: turns not yet begun get its options, unless it asks
+    // for held landings and the running one does not). The same event again
+    // changes nothing for VMs that came back (but see Again), also when the evacuation was done
     // before; another event gives them new turns. Turns begin in advance(). Errors:
     // invalid_argument, not_found (a VM that was not added), refused (a planned move while an
     // evacuation runs; a cancel is under way).
@@ -118,6 +126,7 @@ class Coordinator {
     const HomeHandover* find(VmId vm) const;
     bool is_at_home(VmId vm) const;  // no handover of it is under way: it runs here
     Stage stage() const { return evacuation_.stage; }
+    const std::string& event_id() const { return evacuation_.event_id; }
     int64_t since_unix_ms() const { return evacuation_.since_unix_ms; }
     // True when evacuate() with this event goes on with the present one instead of beginning anew.
     bool joins(std::string_view event_id) const {

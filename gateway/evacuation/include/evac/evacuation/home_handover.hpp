@@ -243,6 +243,7 @@ class HomeHandover {
     bool confirmed_ = false;  // nothing of an earlier handover is in the way at away
     bool landed_paused_ = false;
     bool away_runs_ = false;
+    HandoverId conflict_{};  // under which away says that it runs the VM; 0 = outside any
     bool resuming_ = false;  // resume_guest is being executed
     bool stopping_ = false;  // stop_guest is being executed; a capture follows
     uint32_t tickets_ = 0;
