@@ -110,6 +110,9 @@ def order_called_off_before_it_began(pair: Pair) -> str:
     """Cancelled while it waits: nothing moves when the line returns."""
     pair.enrol()
     epoch = pair.wait_protected()
+    name = pair.spec.name
+    dropped = pair.b.evacctl_result("vm", "force", "drop", name, "--confirm", name)
+    expect(dropped.returncode == 1 and "prestages it" in dropped.stderr, f"{dropped}")
     pair.cut_line()
     try:
         restart(pair)
@@ -155,6 +158,8 @@ def home_is_gone(pair: Pair) -> str:
     pair.b.text("vm", "force", "run", name, "--confirm", name)
     runs = lambda: staged_at(pair)["state"] == "running_away"  # noqa: E731
     expect(checks.wait_for(runs, 30, 0.2), f"it does not run at B: {staged_at(pair)}")
+    dropped = pair.b.evacctl_result("vm", "force", "drop", name, "--confirm", name)
+    expect(dropped.returncode == 1, f"a running VM's copy was dropped: {dropped}")
     pair.prover.wait_for_evidence()
     home, away = pair.prover.home(name), pair.prover.away(name)
     memory = checks.memory_checksum(home, away, pair.spec.fill_mib > 0)

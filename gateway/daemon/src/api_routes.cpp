@@ -173,6 +173,11 @@ constexpr ForcedAct kForcedActs[] = {
      {},
      evacuation::AwayEventKind::force_release,
      "ends the waiting for its home, which is gone for good; it is this site's own then"},
+    {"drop",
+     false,
+     {},
+     {},
+     "deletes its copy and recovery points here; right only if nobody needs them"},
     {"resume",
      true,
      evacuation::HomeEventKind::force_resume,
@@ -215,10 +220,10 @@ HttpResponse force_vm(App& app, const HttpRequest& r, const std::string& name) {
     const auto* act = std::find_if(std::begin(kForcedActs), std::end(kForcedActs),
                                    [&](const ForcedAct& a) { return action == a.name; });
     if (act == std::end(kForcedActs)) {
-        return error_response(make_error(Errc::invalid_argument,
-                                         "action: '" + action.substr(0, kEchoMax) +
-                                             "' is refused; accepted: run, give-back, release "
-                                             "(away), resume, yield (home)"));
+        return error_response(make_error(
+            Errc::invalid_argument, "action: '" + action.substr(0, kEchoMax) +
+                                        "' is refused; accepted: run, give-back, release, drop "
+                                        "(away), resume, yield (home)"));
     }
     const HomeVm* vm = act->at_home ? app.home().find(name) : nullptr;
     const AwayVm* staged = act->at_home ? nullptr : app.away().find(name);
@@ -254,6 +259,7 @@ HttpResponse force_vm(App& app, const HttpRequest& r, const std::string& name) {
                 app.config().site.state_dir + "/staged/" + std::to_string(raw(staged->id)) +
                 "/copy), or `vm force give-back` it"));
     }
+    if (action == "drop") return status_response(app.away().drop_unused(staged->id));
     if (act->at_home)
         return forced<evacuation::HomeEvent>(app, vm->id, act->home, app.coordinator());
     return forced<evacuation::AwayEvent>(app, staged->id, act->away, app.desk());

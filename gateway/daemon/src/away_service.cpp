@@ -83,15 +83,15 @@ Status AwayService::load_one(const std::string& path) {
     return {};
 }
 
-// One that the peer stages comes before one of that name that is our own by now.
+// One that the peer stages comes before one of that name that is our own by now, and among several
+// (a removal that could not be told) that with the newest recovery point.
 AwayVm* AwayService::find(std::string_view name) {
-    AwayVm* own = nullptr;
+    AwayVm* best = nullptr;
+    const auto rank = [](const AwayVm& vm) { return std::pair(!vm.adopted, vm.point_unix_ms); };
     for (auto& [id, vm] : vms_) {
-        if (vm->name != name) continue;
-        if (!vm->adopted) return vm.get();
-        own = vm.get();
+        if (vm->name == name && (best == nullptr || rank(*vm) > rank(*best))) best = vm.get();
     }
-    return own;
+    return best;
 }
 
 AwayVm* AwayService::find(VmId id) {
@@ -125,15 +125,19 @@ bool AwayService::runs_here(const AwayVm& vm) const {
 
 void AwayService::on_enrol(protocol::Enrol&& m) {
     AwayVm* old = find(m.vm);
-    if (old != nullptr && old->uuid != m.uuid) {
+    if (old != nullptr && old->uuid != m.uuid && old->open && raw(old->sealed) == 0) {
         on_forget(m.vm);
         old = find(m.vm);
     }
     if (old != nullptr && (old->adopted || old->uuid != m.uuid)) {
+        // Perhaps of a home that is gone: its recovery points may be the last copy.
         AwayVm refused;
         refused.id = m.vm;
         refused.name = m.name;
-        return answer_enrol(refused, false, "a VM with its number runs here");
+        return answer_enrol(refused, false,
+                            "another VM ('" + old->name + "') has its number at " +
+                                ports_.config.site.name +
+                                "; if its copy there is not needed: `evacctl vm force drop`");
     }
     if (old == nullptr && vms_.size() >= kStagedVmsMax) {
         AwayVm refused;
@@ -146,13 +150,6 @@ void AwayService::on_enrol(protocol::Enrol&& m) {
                             "it runs at " + ports_.config.site.name +
                                 "; the copy to stay is decided by `evacctl vm force`");
     }
-    // A VM removed and enrolled again while we could not be told.
-    for (const auto& [id, vm] : vms_) {
-        if (vm->name != m.name || id == m.vm || vm->adopted || runs_here(*vm)) continue;
-        ports_.log.warning("vm " + vm->name + ": enrolled anew by the peer, its older copy goes");
-        on_forget(id);
-        break;  // the map has changed; there is never more than one
-    }
     auto& slot = vms_[m.vm];
     if (!slot) slot = std::make_unique<AwayVm>();
     AwayVm& vm = *slot;
@@ -164,6 +161,7 @@ void AwayService::on_enrol(protocol::Enrol&& m) {
     vm.argv = std::move(m.argv);
     vm.regions = std::move(m.regions);
     vm.answer_enrol = true;
+    vm.enrolled_in = ports_.link.session();
     const Status added = ports_.desk.add_vm(vm.id);
     if (!added.ok()) return answer_enrol(vm, false, added.error().message());
     const Status saved = save(vm);
@@ -301,18 +299,36 @@ void AwayService::end_ahead(AwayVm& vm) {
 }
 
 void AwayService::on_forget(VmId id) {
-    AwayVm* vm = find(id);
+    const AwayVm* vm = find(id);
     if (vm == nullptr) return;
-    const bool kept = vm->adopted || vm->busy || runs_here(*vm);
-    if (kept || !ports_.desk.remove_vm(id).ok()) {
-        ports_.log.warning("vm " + vm->name +
-                           ": the peer forgets it, but it is in a handover or runs here; kept");
-        return;
+    const std::string name = vm->name;
+    const Status dropped = drop(id);
+    if (!dropped.ok()) {
+        ports_.log.warning("vm " + name +
+                           ": the peer forgets it; kept: " + dropped.error().context);
     }
+}
+
+Status AwayService::drop(VmId id) {
+    const AwayVm* vm = find(id);
+    if (vm == nullptr) return make_error(Errc::not_found, "it is not staged here");
+    if (vm->adopted || vm->busy || runs_here(*vm)) {
+        return make_error(Errc::refused, "it runs here, or may, or is being landed");
+    }
+    EVAC_TRY(ports_.desk.remove_vm(id));
     ports_.ingest.command(to_ingest::Forget{id});
     std::error_code error;
     std::filesystem::remove(dir_of(id) + "/enrol.json", error);
     vms_.erase(id);
+    return {};
+}
+
+Status AwayService::drop_unused(VmId id) {
+    const AwayVm* vm = find(id);
+    if (vm != nullptr && ports_.link.up() && vm->enrolled_in == ports_.link.session()) {
+        return make_error(Errc::refused, "its home is connected and prestages it: remove it there");
+    }
+    return drop(id);
 }
 
 void AwayService::on_fingerprints_request(const protocol::FingerprintsRequest& m) {

@@ -25,9 +25,10 @@ struct AwayVm {
     std::vector<protocol::RegionSpec> regions;
     std::vector<std::string> files;  // by region, once open
     bool open = false;
-    bool adopted = false;       // it is our own VM now
-    bool tried = false;         // the landing command has been tried in this process, and fits
-    bool answer_enrol = false;  // the peer waits for ENROL_RESULT
+    bool adopted = false;          // it is our own VM now
+    bool tried = false;            // the landing command has been tried in this process, and fits
+    wan::SessionId enrolled_in{};  // the session in which its home enrolled it last
+    bool answer_enrol = false;     // the peer waits for ENROL_RESULT
     Epoch sealed{};
     int64_t point_unix_ms = 0;
     std::string detail;
@@ -60,6 +61,10 @@ class AwayService {
 
     void on_enrol(protocol::Enrol&& m);
     void on_forget(VmId id);
+    // Deletes a staged copy. Errors: not_found; refused (it runs here, or a handover is under way).
+    Status drop(VmId id);
+    // The same for an operator: not while its home is connected and prestages it.
+    Status drop_unused(VmId id);
     // The peer expects an evacuation (or no longer): landing QEMUs are started ahead, so that no
     // turn waits for one.
     void on_peer_armed(bool armed);

@@ -46,6 +46,7 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
     }
 
     storage_sync::Verdict page(size_t disk, uint64_t page_number, ByteSpan bytes) override {
+        if (set_.cancel) return storage_sync::Verdict::stop;
         const RegionId region = region_of(disk);
         return offer(region, page_number,
                      set_.catalogue->compare_and_update(region, page_number, bytes), bytes);
@@ -53,6 +54,7 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
     storage_sync::Verdict zeros(size_t disk, uint64_t first, uint64_t count) override {
         const RegionId region = region_of(disk);
         for (uint64_t i = first; i < first + count; ++i) {
+            if (set_.cancel) return storage_sync::Verdict::stop;
             const auto verdict = offer(region, i, set_.catalogue->update_zero(region, i), {});
             if (verdict != storage_sync::Verdict::taken) return verdict;
         }
@@ -83,10 +85,6 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
     storage_sync::Verdict offer(RegionId region, uint64_t page_number,
                                 const prestage::Observation& seen, ByteSpan bytes) {
         if (seen.change == prestage::PageChange::unchanged) return storage_sync::Verdict::taken;
-        if (set_.cancel) {
-            set_.catalogue->set_unknown(region, page_number);  // it believes the page sent
-            return storage_sync::Verdict::stop;
-        }
         prestage::CapturedPage captured;
         captured.region = region;
         captured.page = page_number;

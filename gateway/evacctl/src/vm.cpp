@@ -124,7 +124,7 @@ void add_vm(CLI::App& cli, Context& context) {
         vm->add_subcommand("force", "decide where the gateway must not: see docs/evacctl.md first");
     force_verb
         ->add_option("action", *action,
-                     "at the VM's home: resume, yield; away: run, give-back, release")
+                     "at the VM's home: resume, yield; away: run, give-back, release, drop")
         ->required();
     force_verb->add_option("name", *name)->required();
     force_verb->add_option("--confirm", *confirm,

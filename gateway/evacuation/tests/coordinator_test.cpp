@@ -393,6 +393,32 @@ TEST_F(Pair, ForcedActsNeedAConfirmationAndAreJournaled) {
     EXPECT_EQ(away_state(1), State::released);
 }
 
+// Away runs it by silence, home resumed it by force: yielding names the handover that away waits
+// for.
+TEST_F(Pair, YieldEndsAConflictAboutARegularHandover) {
+    Acts acts = begin({0}).value();
+    ASSERT_TRUE(away_->deliver(acts.at(0).message, now_).ok());
+    ASSERT_TRUE(home_event(0, HE::drained).ok());
+    const Acts prepared = away_event(0, AE::landing_prepared).value();
+    acts = home_->deliver(prepared.at(0).message, now_).value();  // stop_guest
+    acts = home_->handle(VmId{0}, answer(acts.at(0), HE::guest_stopped), now_).value();
+    acts = home_->handle(VmId{0}, answer(acts.at(0), HE::captured, Epoch{5}), now_).value();
+    ASSERT_TRUE(away_event(0, AE::final_sealed).ok());
+    const Acts run = away_event(0, AE::force_run, true).value();
+    ASSERT_EQ(run.at(1).kind, ActKind::run_landing);
+    const Acts running = away_->handle(VmId{0}, answer(run.at(1), AE::landed), now_).value();
+    acts = home_event(0, HE::force_resume, true).value();
+    for (const Act& act : acts) {
+        if (act.kind == ActKind::resume_guest)
+            ASSERT_TRUE(home_->handle(VmId{0}, answer(act, HE::guest_resumed), now_).ok());
+    }
+    ASSERT_EQ(home_state(0), State::protected_);
+    EXPECT_EQ(names(home_->deliver(running.at(0).message, now_).value()), "report");
+    play(home_event(0, HE::force_yield, true).value());
+    EXPECT_EQ(home_state(0), State::released);
+    EXPECT_EQ(away_state(0), State::released) << "it has heard RELEASED of its own handover";
+}
+
 TEST_F(Pair, IllegalEventsAreRefusedByNameAndChangeNothing) {
     const Error error = home_event(0, HE::release_hold).error();
     EXPECT_EQ(error.code, Errc::refused);
