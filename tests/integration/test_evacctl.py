@@ -70,7 +70,7 @@ class Evacctl(unittest.TestCase):
         nowhere = self.folder / "none.sock"
         for verb in (["status"], ["vm", "list"], ["vm", "add", "x", "--qmp", "/x"], ["vm", "show", "x"],
                      ["vm", "remove", "x"], ["plan", "--dry-run"], ["evacuate"], ["evacuation"],
-                     ["abort"], ["alert", "test"], ["alert", "list"], ["doctor"]):  # fmt: skip
+                     ["abort"], ["link"], ["link", "test"], ["alert", "test"], ["alert", "list"], ["doctor"]):  # fmt: skip
             with self.subTest(verb):
                 done = run(BIN / "evacctl", "--socket", nowhere, *verb)
                 self.assertEqual((done.code, done.out), (ERROR, ""), done)

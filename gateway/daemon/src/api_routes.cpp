@@ -310,6 +310,20 @@ HttpResponse evacuate(App& app, const HttpRequest& r) {
     return status_response(ordered, {{"event", event}, {"waits_for", waits_for}});
 }
 
+HttpResponse test_link(App& app, const HttpRequest& r) {
+    Fields fields(r.body);
+    const double seconds = fields.number("seconds", 10, kLinkTestSecondsMin, kLinkTestSecondsMax);
+    const Status checked = fields.finish();
+    if (!checked.ok()) return error_response(checked.error());
+    const auto stage = app.coordinator().stage();
+    if (stage == evacuation::Stage::armed || stage == evacuation::Stage::evacuating ||
+        app.standing_order() != nullptr) {
+        return error_response(
+            make_error(Errc::refused, "an evacuation is armed or under way: the line is needed"));
+    }
+    return status_response(app.link_desk().start(seconds));
+}
+
 HttpResponse plan(App& app) {
     auto plan = app.plan_now({});
     if (!plan.ok()) return error_response(plan.error());
@@ -329,6 +343,11 @@ HttpResponse serve_api(App& app, const HttpRequest& r) {
     if (path == "/v1/inventory" && get) {
         return {200, planner::to_json(app.inventory()) + "\n", "application/json", {}};
     }
+    if (path == "/v1/link" && get) {
+        return json_response(200, app.link_desk().link_json(app.peer_port_name()));
+    }
+    if (path == "/v1/link/test" && get) return json_response(200, app.link_desk().result());
+    if (path == "/v1/link/test" && post) return test_link(app, r);
     if (path == "/v1/vms" && get) return json_response(200, status_json(app)["vms"]);
     if (path == "/v1/vms" && post) return add_vm(app, r);
     if (path.rfind("/v1/vms/", 0) == 0) return vm_route(app, r, path.substr(8));

@@ -140,6 +140,7 @@ Status App::open_stages() {
                                       *transport_, *reducer_, clock_, log_);
     EVAC_TRY(ingest);
     ingest_ = std::move(*ingest);
+    link_desk_ = std::make_unique<LinkDesk>(*transport_, *link_, *reducer_, clock_);
     capture_workers_ = std::make_unique<WorkerPool>(kCaptureWorkers, "capture");
     landing_workers_ = std::make_unique<WorkerPool>(kLandingWorkers, "landing");
     auto run = [this](Result<evacuation::Acts> acts) { execute(std::move(acts)); };
@@ -273,6 +274,7 @@ void App::loop_once() {
 }
 
 void App::tick() {
+    link_desk_->tick();
     if (!machines_started_ && away_->ready()) restart_machines();
     if (!machines_started_) return;
     home_->tick();
@@ -421,6 +423,7 @@ void App::take_control_message(const Bytes& bytes) {
         return away_->on_peer_armed(beat->armed);
     if (auto* forget = std::get_if<protocol::Forget>(&*message))
         return away_->on_forget(forget->vm);
+    if (auto* echo = std::get_if<protocol::Echo>(&*message)) return link_desk_->on_echo(*echo);
 }
 
 void App::take_handover(const Bytes& payload) {

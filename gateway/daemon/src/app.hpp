@@ -25,6 +25,7 @@
 #include "evac/wan_port/datagram_port.hpp"
 #include "home_service.hpp"
 #include "ingest_stage.hpp"
+#include "link_desk.hpp"
 #include "peer_link.hpp"
 #include "reducer_stage.hpp"
 #include "standing_order.hpp"
@@ -71,6 +72,7 @@ class App {
     AlertDesk& alerts() { return *alerts_; }
     bool peer_connected() const { return link_->up() && peer_known_; }
     const std::string& peer_port_name() const { return port_name_; }
+    LinkDesk& link_desk() { return *link_desk_; }
 
     Result<planner::PlanOutput> plan_now(const planner::PlanOptions& options);
     // At most a second old, or what planning takes twenty times; null without VMs.
@@ -127,6 +129,7 @@ class App {
     std::unique_ptr<ReducerStage> reducer_;
     std::unique_ptr<IngestStage> ingest_;
     std::unique_ptr<PeerLink> link_;
+    std::unique_ptr<LinkDesk> link_desk_;
     std::unique_ptr<WorkerPool> capture_workers_;
     std::unique_ptr<WorkerPool> landing_workers_;
     std::unique_ptr<HomeService> home_;

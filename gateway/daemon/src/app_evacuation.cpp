@@ -138,6 +138,7 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
         return make_error(Errc::refused,
                           "no VM is protected: there is nothing that could be moved");
     if (!peer_connected()) return make_error(Errc::unavailable, "the peer is not connected");
+    link_desk_->stop("an evacuation began");
     auto plan = plan_now({});
     EVAC_TRY(plan);
     // Joining one that runs: its clock goes on, and all turns that have not begun are put in the
@@ -194,6 +195,7 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
 }
 
 Status App::arm(const std::string& event_id, const std::string& reason) {
+    link_desk_->stop("an alert came");
     auto acts = coordinator_->arm(event_id, reason, now());
     EVAC_TRY(acts);
     log_.warning("armed: " + reason + " (" + event_id + ")");

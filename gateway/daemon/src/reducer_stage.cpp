@@ -18,6 +18,7 @@ constexpr uint64_t kPushWaitNs =
 constexpr uint64_t kPushWaitLongNs = 120 * kNsPerSecond;  // the guest stands still anyway
 constexpr uint64_t kStatsNs = kNsPerSecond;
 constexpr double kBucketSeconds = 0.1;
+constexpr size_t kBallastBytes = 64 * 1024;
 
 wan::Class class_of_lane(uint8_t lane) {
     return static_cast<wan::Class>(lane);
@@ -118,6 +119,7 @@ void ReducerStage::run(std::stop_token stop) {
         worked = flush_outgoing() || worked;
         worked = forward_messages() || worked;
         worked = send_some() || worked;
+        if (!worked) worked = send_ballast();
         publish_stats();
         if (!worked) wait(stop);
     }
@@ -459,6 +461,17 @@ bool ReducerStage::forward_messages() {
     outgoing_[wan::index(wan::Class::disk)].push_back(
         {wan::Class::disk, std::move(*message), VmId{}});
     return true;
+}
+
+// Only when there is nothing real to send, and never more than one message ahead of it.
+bool ReducerStage::send_ballast() {
+    if (session_ == wan::SessionId::none || clock_.now_ns() >= ballast_until_ns_ ||
+        class_blocked(wan::Class::bulk))
+        return false;
+    Bytes message = protocol::encode(protocol::Message(protocol::Ballast{Bytes(kBallastBytes)}));
+    outgoing_[wan::index(wan::Class::bulk)].push_back(
+        {wan::Class::bulk, std::move(message), VmId{}});
+    return flush_outgoing();
 }
 
 void ReducerStage::emit(from_reducer::Event event) {

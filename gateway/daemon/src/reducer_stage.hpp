@@ -116,8 +116,12 @@ struct FinalMode {
 struct Urgent {
     bool on = false;
 };  // no ceiling of prestaging's own
+// Fills class bulk with ballast whenever nothing else waits, for `evacctl link test`; 0 ends it.
+struct SendBallast {
+    uint64_t until_ns = 0;
+};
 using Command = std::variant<NewSession, AddVm, RemoveVm, ResetVm, LoadTags, Acknowledge, Naks,
-                             SealAnswered, AllowFinal, FinalMode, Urgent>;
+                             SealAnswered, AllowFinal, FinalMode, Urgent, SendBallast>;
 }  // namespace to_reducer
 
 namespace from_reducer {
@@ -213,6 +217,7 @@ class ReducerStage {
     void handle(to_reducer::AllowFinal& c);
     void handle(to_reducer::FinalMode& c);
     void handle(to_reducer::Urgent& c) { urgent_ = c.on; }
+    void handle(to_reducer::SendBallast& c) { ballast_until_ns_ = c.until_ns; }
     bool drain_lanes();
     void take_item(CapturedItem& item);
     bool send_some();
@@ -222,6 +227,7 @@ class ReducerStage {
     void send_seal(VmId id, Vm& vm);
     bool flush_outgoing();
     bool forward_messages();
+    bool send_ballast();
     bool class_blocked(wan::Class c) const { return !outgoing_[wan::index(c)].empty(); }
     bool ceiling_reached();
     void void_session();
@@ -244,6 +250,7 @@ class ReducerStage {
     std::array<std::deque<Outgoing>, wan::kClasses>
         outgoing_;  // a few per class: at most what one reduce() emits
     bool urgent_ = false;
+    uint64_t ballast_until_ns_ = 0;
     double tokens_bytes_ = 0;
     uint64_t tokens_ns_ = 0;
     uint64_t stats_ns_ = 0;

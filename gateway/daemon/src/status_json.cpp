@@ -62,15 +62,6 @@ Json rungs_json(const std::array<dedup::RungStats, dedup::kRungCount>& rungs) {
     return out;
 }
 
-Json drops_json(const wan::Stats& stats) {
-    Json out = Json::object();
-    for (size_t i = 0; i < wan::kDropReasons; ++i) {
-        if (stats.drops[i] != 0)
-            out[wan::to_string(static_cast<wan::DropReason>(i))] = stats.drops[i];
-    }
-    return out;
-}
-
 // VMs that an order for all does not move, and why.
 Json left_behind(App& app, const evacuation::Progress* progress) {
     std::set<VmId> listed;
@@ -228,7 +219,6 @@ Json status_json(App& app) {
               app.config().site.run_dir + "/landing-" + std::to_string(raw(id)) + "/qmp.sock"},
              {"detail", vm->detail}});
     }
-    const auto stats = app.transport().stats();
     Json out{{"site", app.config().site.name},
              {"peer", app.config().peer_site},
              {"peer_connected", app.peer_connected()},
@@ -244,16 +234,7 @@ Json status_json(App& app) {
                                            {"reason", order->reason},
                                            {"until_unix_ms", order->until_unix_ms},
                                            {"waits_for", app.waits_for()}};
-    out["link"] = {
-        {"port", app.peer_port_name()},
-        {"state", wan::to_string(app.transport().state())},
-        {"rtt_ms", rounded(static_cast<double>(stats.rtt_smoothed_ns) / 1e6)},
-        {"delivery_mbit", rounded(static_cast<double>(stats.delivery_rate_bits_per_s) / 1e6)},
-        {"loss_pct", rounded(static_cast<double>(stats.loss_ppm) / 1e4)},
-        {"bytes_sent", stats.bytes_sent},
-        {"bytes_received", stats.bytes_received},
-        {"packets_lost", stats.packets_lost},
-        {"drops", drops_json(stats)}};
+    out["link"] = app.link_desk().link_json(app.peer_port_name());
     const auto& reduction = app.reducer().stats();
     out["reduction"] = {{"memory", rungs_json(reduction.memory)},
                         {"disk", rungs_json(reduction.disk)},

@@ -19,6 +19,8 @@ enum class Kind : uint8_t {
     forget,
     heartbeat,
     batch,
+    echo,
+    ballast,
 };
 
 template <class... F>
@@ -203,6 +205,15 @@ Heartbeat get_heartbeat(ByteReader& r) {
     return m;
 }
 
+Echo get_echo(ByteReader& r) {
+    Echo m;
+    m.nonce = r.le64();
+    m.reply = get_flag(r);
+    m.filler = get_rest(r);
+    if (m.filler.size() > kEchoFillerMax) r.fail();
+    return m;
+}
+
 }  // namespace
 
 Bytes encode(const Message& message) {
@@ -300,6 +311,16 @@ Bytes encode(const Message& message) {
                        w.u8(m.armed ? 1 : 0);
                    },
                    [&](const Batch& m) { out = encode_batch(m.payload); },
+                   [&](const Echo& m) {
+                       put_kind(w, Kind::echo);
+                       w.le64(m.nonce);
+                       w.u8(m.reply ? 1 : 0);
+                       w.put(m.filler);
+                   },
+                   [&](const Ballast& m) {
+                       put_kind(w, Kind::ballast);
+                       w.put(m.filler);
+                   },
                },
                message);
     return out;
@@ -361,6 +382,12 @@ Result<Message> decode(ByteSpan bytes) {
         case Kind::batch:
             message = Batch{get_rest(r)};
             break;
+        case Kind::echo:
+            message = get_echo(r);
+            break;
+        case Kind::ballast:
+            message = Ballast{get_rest(r)};
+            break;
         default:
             return make_error(Errc::corrupt,
                               "peer's message: unknown kind " + std::to_string(kind));
@@ -375,9 +402,10 @@ Result<Message> decode(ByteSpan bytes) {
 
 const char* name_of(const Message& message) {
     static constexpr const char* kNames[] = {
-        "HELLO",     "ENROL",     "ENROL_RESULT", "FINGERPRINTS_REQUEST", "FINGERPRINTS",
-        "BATCH_ACK", "NAK",       "SEAL",         "SEAL_RESULT",          "HANDOVER",
-        "FORGET",    "HEARTBEAT", "BATCH"};
+        "HELLO",        "ENROL",     "ENROL_RESULT", "FINGERPRINTS_REQUEST",
+        "FINGERPRINTS", "BATCH_ACK", "NAK",          "SEAL",
+        "SEAL_RESULT",  "HANDOVER",  "FORGET",       "HEARTBEAT",
+        "BATCH",        "ECHO",      "BALLAST"};
     return kNames[message.index()];
 }
 

@@ -36,7 +36,9 @@ std::vector<Message> one_of_each() {
             Handover{Bytes(3, std::byte{9})},
             Forget{VmId{7}},
             Heartbeat{5, true},
-            Batch{Bytes(4, std::byte{8})}};
+            Batch{Bytes(4, std::byte{8})},
+            Echo{6, true, Bytes(3, std::byte{4})},
+            Ballast{Bytes(5, std::byte{2})}};
 }
 
 TEST(Messages, RoundTripOfEachKind) {
@@ -80,6 +82,13 @@ TEST(Messages, GoldenBytes) {
               "0400000000000000"
               "01000000"
               "aa");
+    EXPECT_EQ(hex(encode(Echo{1, true, Bytes(2, std::byte{0xbb})})), "0e010000000000000001bbbb");
+    EXPECT_EQ(hex(encode(Ballast{Bytes(2, std::byte{0xcc})})), "0fcccc");
+}
+
+TEST(Messages, AnEchoHasABoundedFiller) {
+    EXPECT_TRUE(decode(encode(Echo{1, false, Bytes(kEchoFillerMax)})).ok());
+    EXPECT_FALSE(decode(encode(Echo{1, false, Bytes(kEchoFillerMax + 1)})).ok());
 }
 
 // Every truncation and every single-byte change gives a message or an error, never more than that.

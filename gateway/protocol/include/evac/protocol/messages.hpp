@@ -20,6 +20,10 @@
 //    |-- FORGET ---------------------------->|          control
 //    |<-----> HEARTBEAT -------------------->|          control   authenticated liveness, every 500
 //    ms; armed: start landings ahead
+//    |<-----> ECHO ------------------------->|          control   answered at once; `evacctl link
+//    test`
+//    |-- BALLAST --------------------------->|          bulk      counted by the transport, then
+//    thrown away; `evacctl link test`
 //
 // Version rule: kProtocolVersion is in HELLO; a peer of another version is refused by name, nothing
 // else is said. Decoders are total: any bytes give a message or an Error (corrupt), with bounded
@@ -35,7 +39,7 @@
 
 namespace evac::protocol {
 
-inline constexpr uint16_t kProtocolVersion = 1;
+inline constexpr uint16_t kProtocolVersion = 2;  // 2: ECHO, BALLAST
 inline constexpr size_t kMessageBytesMax = 256 * 1024;
 inline constexpr size_t kNameBytesMax = 255;
 inline constexpr size_t kReasonBytesMax = 4096;
@@ -45,6 +49,7 @@ inline constexpr size_t kArgumentBytesMax = 16 * 1024;
 inline constexpr size_t kFingerprintsMax = 8192;  // per message: at most 128 KiB + 1 KiB of bits
 inline constexpr size_t kNaksMax = 512;
 inline constexpr size_t kAcksMax = 1024;
+inline constexpr size_t kEchoFillerMax = 4096;
 inline constexpr size_t kDeviceStateBytesMax =
     200 * 1024;  // compressed; about 20 KiB for a q35 guest
 
@@ -166,8 +171,21 @@ struct Batch {
     Bytes payload;
 };
 
-using Message = std::variant<Hello, Enrol, EnrolResult, FingerprintsRequest, Fingerprints, BatchAck,
-                             Nak, Seal, SealResult, Handover, Forget, Heartbeat, Batch>;
+// 0x0e  nonce:le64 reply:u8 filler to the end
+struct Echo {
+    uint64_t nonce = 0;
+    bool reply = false;
+    Bytes filler;  // at most kEchoFillerMax; comes back as it went
+};
+
+// 0x0f  bytes to the end
+struct Ballast {
+    Bytes filler;
+};
+
+using Message =
+    std::variant<Hello, Enrol, EnrolResult, FingerprintsRequest, Fingerprints, BatchAck, Nak, Seal,
+                 SealResult, Handover, Forget, Heartbeat, Batch, Echo, Ballast>;
 
 Bytes encode(const Message& message);
 // A batch is the bulk of all traffic: made without a copy through Message.
