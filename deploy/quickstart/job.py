@@ -334,7 +334,7 @@ class Quickstart:
                 )
             )
         last_s = max(self._prover.landed_s(spec.name) or time.monotonic() for spec in self._specs)
-        return Outcome(outcomes, last_s - alerted_s, wire_mib, self._link, peer)
+        return Outcome(outcomes, last_s - alerted_s, wire_mib, self._link, peer, self._stored_report())
 
     def _final_evacuation(self) -> dict[str, Any]:
         """The gateway's own account, once it calls the evacuation finished (or after 10 s)."""
@@ -344,6 +344,18 @@ class Quickstart:
             if answer.get("finished") or time.monotonic() > deadline:
                 return answer
             time.sleep(0.2)
+
+    def _stored_report(self) -> dict[str, Any] | None:
+        """Prediction against reality as the gateway keeps it; it is written just after the evacuation ends."""
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                answer = self._a.evacctl("report")
+                return answer if isinstance(answer, dict) else None
+            except CommandError:
+                if time.monotonic() > deadline:
+                    return None
+                time.sleep(0.2)
 
     def _evacuation_limit_s(self) -> float:
         total_mib = sum(spec.ram_mib + spec.disk_mib for spec in self._specs)

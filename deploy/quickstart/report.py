@@ -38,6 +38,7 @@ class Outcome:
     wire_mib_after_alert: float
     link: Link
     peer: dict[str, Any] | None
+    stored: dict[str, Any] | None = None  # `evacctl report`
 
     @property
     def passed(self) -> bool:
@@ -54,6 +55,7 @@ class Outcome:
                 "loss_pct": self.link.loss_pct,
             },
             "peer": self.peer,
+            "stored_report": self.stored,
         }
 
     def lines(self) -> list[str]:
@@ -86,6 +88,12 @@ class Outcome:
         if predicted:
             error_s = self.alert_to_last_running_s - max(predicted)
             lines.append(f"predicted: {max(predicted):.2f} s; prediction error {error_s:+.2f} s")
+        if self.stored and self.stored.get("error_s") is not None:
+            lines.append(
+                f"kept by the gateway (`evacctl report`): predicted {self.stored['predicted_makespan_s']:.2f} s, "
+                f"actual {self.stored['actual_makespan_s']:.2f} s, a VM off by "
+                f"{self.stored['vm_error_mean_s']:.2f} s on average"
+            )
         if self.peer:
             time_ratio = self.peer["total_s"] / max(self.alert_to_last_running_s, 0.001)
             wire_ratio = self.peer["wire_mib"] / max(self.wire_mib_after_alert, 0.001)

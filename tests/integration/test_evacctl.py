@@ -70,7 +70,7 @@ class Evacctl(unittest.TestCase):
         nowhere = self.folder / "none.sock"
         for verb in (["status"], ["vm", "list"], ["vm", "add", "x", "--qmp", "/x"], ["vm", "show", "x"],
                      ["vm", "remove", "x"], ["plan", "--dry-run"], ["evacuate"], ["evacuation"],
-                     ["abort"], ["link"], ["link", "test"], ["alert", "test"], ["alert", "list"], ["doctor"]):  # fmt: skip
+                     ["abort"], ["report"], ["report", "--list"], ["link"], ["link", "test"], ["alert", "test"], ["alert", "list"], ["doctor"]):  # fmt: skip
             with self.subTest(verb):
                 done = run(BIN / "evacctl", "--socket", nowhere, *verb)
                 self.assertEqual((done.code, done.out), (ERROR, ""), done)
@@ -146,6 +146,27 @@ class Evacctl(unittest.TestCase):
         self.refused(good, "deadline: -1 is refused", options=("--deadline=-1",))
         self.refused(good, '"nobody" is refused', options=("--exclude", "nobody"))
         self.refused(good, '"nobody"', options=("--freeze", "nobody"))
+        self.refused(good, '"nobody" is refused', options=("--priority", "nobody=2"))
+        self.refused(good, 'priority of "db"', ">= 1", options=("--priority", "db=0.5"))
+        for text in ("db", "db=", "=3", "db=high", "db=1x"):
+            self.refused(good, f"--priority: '{text}' is refused", "NAME=WEIGHT", options=("--priority", text))
+        self.refused(good, "--compare: 'best' is refused", "shortest-first", options=("--compare", "best"))
+
+    def test_priority_and_compare(self) -> None:
+        # The link carries one of two equal VMs by then: the one that counts more.
+        two = {**GOOD, "vms": [vm("one", unstaged_mib=300, dirty=[]), vm("two=2", unstaged_mib=300, dirty=[])]}
+        for favourite in ("one", "two=2"):
+            done = self.plan(json.dumps(two), "--output", "json", "--deadline", "18",
+                             "--priority", f"{favourite}=7", "--compare", "fifo", "--compare", "priority")  # fmt: skip
+            self.assertEqual(done.code, INFEASIBLE, done)
+            plan = json.loads(done.out)
+            self.assertEqual(plan["order"][0], favourite)
+            self.assertEqual(plan["weighted_rescued"], 7)
+            rules = {entry["policy"]: entry["weighted_rescued"] for entry in plan["compare"]}
+            self.assertEqual(rules, {"fifo": 7 if favourite == "one" else 1, "priority": 7})
+        table = self.plan(json.dumps(two), "--compare", "a/b")
+        self.assertEqual(table.code, OK)
+        self.assertRegex(table.out, r"this plan +\d.*\n *a/b +\d")
 
     def test_a_good_plan(self) -> None:
         done = self.plan(json.dumps(GOOD), "--output", "json")

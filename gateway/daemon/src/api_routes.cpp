@@ -325,9 +325,14 @@ HttpResponse test_link(App& app, const HttpRequest& r) {
 }
 
 HttpResponse plan(App& app) {
-    auto plan = app.plan_now({});
-    if (!plan.ok()) return error_response(plan.error());
-    return json_response(200, {{"plan", Json::parse(plan->json())},
+    const planner::PlanOutput* plan = app.plans().recent();
+    if (plan == nullptr) {
+        return error_response(app.home().vms().empty()
+                                  ? make_error(Errc::refused, "no VM is enrolled: nothing to plan")
+                                  : make_error(Errc::unavailable, "no plan yet, try again"));
+    }
+    return json_response(200, {{"age_s", app.plans().recent_age_s()},
+                               {"plan", Json::parse(plan->json())},
                                {"table", plan->table()},
                                {"feasible", plan->feasible()}});
 }
@@ -355,6 +360,11 @@ HttpResponse serve_api(App& app, const HttpRequest& r) {
     if (path == "/v1/evacuation" && post) return evacuate(app, r);
     if (path == "/v1/evacuation" && r.method == "DELETE")
         return status_response(app.cancel_evacuation(""));
+    if (path == "/v1/reports" && get) return json_response(200, app.reports().list());
+    if (path.rfind("/v1/reports/", 0) == 0 && get) {
+        auto report = app.reports().find(path.substr(12));
+        return report.ok() ? json_response(200, *report) : error_response(report.error());
+    }
     if (path == "/v1/doctor" && get) return json_response(200, doctor_json(app));
     if (path == "/v1/alerts" && get) {
         Json list = Json::array();

@@ -65,6 +65,9 @@ Status App::open_state() {
     orders_ = std::make_unique<StandingOrders>(config_.site.state_dir + "/standing-orders.json");
     const Status ordered = orders_->load();
     if (!ordered.ok()) log_.error("standing order: " + ordered.error().message());
+    reports_ = std::make_unique<ReportStore>(config_.site.state_dir + "/reports");
+    const Status reported = reports_->load();
+    if (!reported.ok()) log_.error("reports: " + reported.error().message());
     evacuation::CoordinatorOptions options;
     options.lookahead_vms = 4;
     options.lookahead_bytes = 64 * kMiB;  // the pace is set in tick(), in time of link
@@ -140,6 +143,8 @@ Status App::open_stages() {
                                       *transport_, *reducer_, clock_, log_);
     EVAC_TRY(ingest);
     ingest_ = std::move(*ingest);
+    plans_ =
+        std::make_unique<PlanDesk>(PlanDesk::Ports{[this] { return inventory(); }, clock_, log_});
     link_desk_ = std::make_unique<LinkDesk>(*transport_, *link_, *reducer_, clock_);
     capture_workers_ = std::make_unique<WorkerPool>(kCaptureWorkers, "capture");
     landing_workers_ = std::make_unique<WorkerPool>(kLandingWorkers, "landing");
@@ -209,6 +214,7 @@ void App::stop_threads() {
     }
     capture_workers_.reset();
     landing_workers_.reset();
+    if (plans_) plans_->stop();
     for (auto& thread : threads_) thread.request_stop();
     threads_.clear();
 }
@@ -247,11 +253,12 @@ void App::loop_once() {
         const int wanted_ms = server == nullptr ? -1 : server->timeout_ms();
         if (wanted_ms >= 0) timeout_ms = std::min(timeout_ms, wanted_ms);
     }
-    std::array<pollfd, 8> waiters{};
+    std::array<pollfd, 9> waiters{};
     nfds_t count = 0;
-    for (const int fd : {api_->wait_fd(), webhook_ ? webhook_->wait_fd() : -1,
-                         transport_->control_fd(), reducer_->events_fd(), ingest_->events_fd(),
-                         capture_workers_->completions_fd(), landing_workers_->completions_fd()}) {
+    for (const int fd :
+         {api_->wait_fd(), webhook_ ? webhook_->wait_fd() : -1, transport_->control_fd(),
+          reducer_->events_fd(), ingest_->events_fd(), capture_workers_->completions_fd(),
+          landing_workers_->completions_fd(), plans_->completions_fd()}) {
         if (fd >= 0) waiters[count++] = {fd, POLLIN, 0};
     }
     ::poll(waiters.data(), count, timeout_ms);
@@ -261,6 +268,7 @@ void App::loop_once() {
     take_ingest_events();
     capture_workers_->run_completions();
     landing_workers_->run_completions();
+    plans_->run_completions();
     api_->run();
     if (webhook_) webhook_->run();
     reducer_->pump_commands();
@@ -275,6 +283,7 @@ void App::loop_once() {
 
 void App::tick() {
     link_desk_->tick();
+    plans_->tick();
     if (!machines_started_ && away_->ready()) restart_machines();
     if (!machines_started_) return;
     home_->tick();
@@ -289,6 +298,9 @@ void App::tick() {
             execute(coordinator_->advance(reducer_->final_bytes_waiting(), now()));
         }
         meter_.wire_bytes_after = transport_->stats().bytes_sent;
+        meter_.reported = false;
+    } else if (!meter_.reported) {
+        report_evacuation();
     }
     const uint64_t now_ns = clock_.now_ns();
     if (now_ns >= next_pursuit_ns_) pursue_order();

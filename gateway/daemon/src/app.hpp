@@ -5,7 +5,7 @@
 //   control (this)   HTTP API, webhook, state machines, timers
 //   packet           wan::Transport::run
 //   reducer          ReducerStage::run            ingest   IngestStage::run
-//   index            dedup::Index::flush          workers  WorkerPool (capture and landing)
+//   index            dedup::Index::flush          workers  WorkerPool (capture, landing, planner)
 #include <atomic>
 #include <memory>
 #include <optional>
@@ -27,7 +27,9 @@
 #include "ingest_stage.hpp"
 #include "link_desk.hpp"
 #include "peer_link.hpp"
+#include "plan_desk.hpp"
 #include "reducer_stage.hpp"
+#include "report_store.hpp"
 #include "standing_order.hpp"
 #include "worker_pool.hpp"
 
@@ -45,7 +47,7 @@ struct EvacuateRequest {
 struct EvacuationMeter {
     uint64_t wire_bytes_before = 0;  // UDP payload sent, all classes
     uint64_t wire_bytes_after = 0;   // when the last VM ran
-    bool finished = false;
+    bool reported = true;            // its report is written
     double predicted_makespan_s = 0;
 };
 
@@ -74,9 +76,8 @@ class App {
     const std::string& peer_port_name() const { return port_name_; }
     LinkDesk& link_desk() { return *link_desk_; }
 
-    Result<planner::PlanOutput> plan_now(const planner::PlanOptions& options);
-    // At most a second old, or what planning takes twenty times; null without VMs.
-    const planner::PlanOutput* recent_plan();
+    const PlanDesk& plans() const { return *plans_; }
+    const ReportStore& reports() const { return *reports_; }
     planner::Inventory inventory() const;
     // Named VMs, a planned move, a held one: now or not at all. All VMs: the order stands
     // (standing_order.hpp), and ok means that; waits_for() says why nothing moves yet.
@@ -111,6 +112,7 @@ class App {
     double switchover_ms(const HomeVm& vm) const;
     Status begin_evacuation(const EvacuateRequest& request);
     void pursue_order();
+    void report_evacuation();
 
     Config config_;
     Logger& log_;
@@ -150,8 +152,8 @@ class App {
     std::string
         waits_for_;  // why the standing order moves nothing; empty = it does, or none stands
     uint64_t next_pursuit_ns_ = 0;
-    std::optional<planner::PlanOutput> recent_plan_;
-    uint64_t next_plan_ns_ = 0;
+    std::unique_ptr<PlanDesk> plans_;
+    std::unique_ptr<ReportStore> reports_;
     bool failed_ = false;  // the journal cannot be written: stop
 
     std::vector<std::jthread> threads_;

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "app.hpp"
+#include "status_json.hpp"
 
 namespace evac::daemon {
 namespace {
@@ -10,26 +11,24 @@ namespace {
 constexpr int64_t kReturnedPauseMs = 10'000;  // before a VM that came back gets new turns
 constexpr int64_t kReturnedPauseMaxMs = 320'000;
 constexpr uint64_t kPursuitNs = kNsPerSecond;  // looks whether more VMs can follow an order
-constexpr uint64_t kPlanFreshNs = kNsPerSecond;
-constexpr uint64_t kPlanShare = 20;        // planning takes at most 1/20 of this thread
+constexpr uint64_t kPlanShare = 20;            // planning takes at most 1/20 of this thread
+constexpr double kFirstPlanMs = 250;  // the best order found by then is good enough to begin with
 constexpr double kSwitchoverBaseMs = 150;  // loading device state and cont, on a loaded host
+constexpr double kPassBytesPerS = 5e8;     // of a stopped guest, where nothing was measured
+constexpr size_t kPassRounds = 8;
 constexpr double kPassShare = 0.4;  // of a live round: what a pass over a stopped guest takes
 
 }  // namespace
 
 double App::switchover_ms(const HomeVm& vm) const {
     const double rtt_ms = static_cast<double>(transport_->stats().rtt_smoothed_ns) / 1e6;
-    double pass_s = vm.history.entries.empty() ? static_cast<double>(vm.total_bytes()) / 1e9
-                                               : vm.history.entries.back().duration_s * kPassShare;
+    // The quickest of the last rounds: the others waited for the link or for other guests' rounds.
+    double pass_s = static_cast<double>(vm.total_bytes()) / kPassBytesPerS;
+    const auto& rounds = vm.history.entries;
+    for (size_t i = rounds.size() - std::min(rounds.size(), kPassRounds); i < rounds.size(); ++i)
+        pass_s = std::min(pass_s, rounds[i].duration_s * kPassShare);
     if (vm.final_pass_s > 0) pass_s = vm.final_pass_s;
     return kSwitchoverBaseMs + 2 * rtt_ms + pass_s * 1000;
-}
-
-Result<planner::PlanOutput> App::plan_now(const planner::PlanOptions& options) {
-    planner::PlanOptions frozen = options;
-    // Live passes over KVM guests are pending; a pass over the stopped guest is right everywhere.
-    frozen.solve.forced_mode_all = planner::Mode::freeze;
-    return planner::plan_from_inventory(inventory(), frozen, clock_);
 }
 
 Status App::evacuate(const EvacuateRequest& request) {
@@ -139,7 +138,9 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
                           "no VM is protected: there is nothing that could be moved");
     if (!peer_connected()) return make_error(Errc::unavailable, "the peer is not connected");
     link_desk_->stop("an evacuation began");
-    auto plan = plan_now({});
+    planner::SolveOptions solve = daemon_solve_options();
+    solve.time_budget_ms = kFirstPlanMs;
+    auto plan = planner::plan_from_inventory(inventory(), {{}, solve}, clock_);
     EVAC_TRY(plan);
     // Joining one that runs: its clock goes on, and all turns that have not begun are put in the
     // new plan's order.
@@ -230,15 +231,13 @@ Status App::cancel_evacuation(const std::string& event_id) {
     return {};
 }
 
-// For those who look often: planning for very many VMs takes a while.
-const planner::PlanOutput* App::recent_plan() {
-    const uint64_t now_ns = clock_.now_ns();
-    if (now_ns < next_plan_ns_) return recent_plan_ ? &*recent_plan_ : nullptr;
-    auto plan = plan_now({});
-    recent_plan_.reset();
-    if (plan.ok()) recent_plan_ = std::move(*plan);
-    next_plan_ns_ = now_ns + std::max(kPlanFreshNs, kPlanShare * (clock_.now_ns() - now_ns));
-    return recent_plan_ ? &*recent_plan_ : nullptr;
+// The plan's predictions beside what came, once nothing of the evacuation is under way.
+void App::report_evacuation() {
+    meter_.reported = true;
+    if (coordinator_->stage() != evacuation::Stage::done || meter_.predicted_makespan_s <= 0)
+        return;
+    const Status saved = reports_->save(make_report(evacuation_json(*this)));
+    if (!saved.ok()) log_.error("report of the evacuation: " + saved.error().message());
 }
 
 }  // namespace evac::daemon

@@ -171,6 +171,9 @@ void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> re
     entry.pause_upper_ms = static_cast<double>(result->round.pause_upper_ns) / 1e6;
     entry.duration_s = static_cast<double>(took_ns) / 1e9;
     vm->history.add(entry);
+    vm->dirty_model.add(entry.interval_s, entry.changed_mib);
+    vm->dirty_terms =
+        vm->dirty_model.fit(static_cast<double>(vm->total_bytes()) / static_cast<double>(kMiB));
     if (result->complete) {
         vm->last_point_ns = started_ns;
         vm->awaiting = result->round.epoch;

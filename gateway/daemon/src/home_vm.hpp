@@ -9,6 +9,7 @@
 
 #include "evac/evacuation/handover_types.hpp"
 #include "evac/prestage/catalogue.hpp"
+#include "evac/prestage/dirty_model.hpp"
 #include "evac/prestage/enrolment.hpp"
 #include "evac/prestage/round.hpp"
 #include "evac/protocol/messages.hpp"
@@ -105,6 +106,8 @@ struct HomeVm {
     int64_t sealed_point_unix_ms = 0;
     uint32_t failures = 0;  // passes in a row
     PassHistory history;
+    prestage::DirtyModel dirty_model;
+    std::vector<prestage::DirtyTerm> dirty_terms;  // its fit after the last pass
 
     // Handover
     std::deque<evacuation::Act> acts;  // waiting, in order; at most a handful

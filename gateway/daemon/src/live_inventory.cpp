@@ -1,6 +1,5 @@
 // The planner's inventory from live measurements.
 #include <algorithm>
-#include <cmath>
 
 #include "app.hpp"
 
@@ -9,34 +8,10 @@ namespace {
 
 constexpr double kWireRatioDefault = 0.5;
 
-// One scale, from the passes kept: with D the mean change per interval T and W a working set
-// somewhat above the largest change seen, D = W (1 - exp(-r T / W)) gives r. (Two scales, fitted
-// online, are pending.)
-std::vector<planner::DirtyScale> dirty_scales(const PassHistory& history) {
-    double intervals_s = 0, changed_mib = 0, largest_mib = 0;
-    size_t count = 0;
-    const size_t begin = history.entries.size() > 8 ? history.entries.size() - 8 : 0;
-    for (size_t i = begin; i < history.entries.size(); ++i) {
-        const auto& entry = history.entries[i];
-        if (entry.interval_s <= 0) continue;
-        intervals_s += entry.interval_s;
-        changed_mib += entry.changed_mib;
-        largest_mib = std::max(largest_mib, entry.changed_mib);
-        ++count;
-    }
-    if (count == 0 || changed_mib <= 0) return {};
-    const double interval_s = intervals_s / static_cast<double>(count);
-    const double mean_mib = changed_mib / static_cast<double>(count);
-    const double working_set_mib = 1.25 * largest_mib;
-    const double rate = -working_set_mib / interval_s * std::log(1 - mean_mib / working_set_mib);
-    return {{working_set_mib, rate}};
-}
-
-double grown_mib(const std::vector<planner::DirtyScale>& scales, double seconds) {
-    double total = 0;
-    for (const auto& s : scales)
-        total += s.working_set_mib * (1 - std::exp(-s.rate_mib_s * seconds / s.working_set_mib));
-    return total;
+std::vector<planner::DirtyScale> scales(const std::vector<prestage::DirtyTerm>& terms) {
+    std::vector<planner::DirtyScale> out;
+    for (const auto& t : terms) out.push_back({t.working_set_mib, t.rate_mib_s});
+    return out;
 }
 
 }  // namespace
@@ -57,12 +32,12 @@ planner::Inventory App::inventory() const {
         input.memory_mib =
             static_cast<double>(vm->examined.facts.memory_bytes) / static_cast<double>(kMiB);
         input.priority = vm->priority;
-        input.dirty = dirty_scales(vm->history);
+        input.dirty = scales(vm->dirty_terms);
         const double queued_mib =
             static_cast<double>(vm->flow->queued_bytes) / static_cast<double>(kMiB);
         const double since_s =
             vm->last_point_ns == 0 ? 0 : static_cast<double>(now_ns - vm->last_point_ns) / 1e9;
-        input.unstaged_mib = queued_mib + grown_mib(input.dirty, since_s);
+        input.unstaged_mib = queued_mib + prestage::dirty_mib(vm->dirty_terms, since_s);
         if (!vm->sealed_once()) input.unstaged_mib = std::max(input.unstaged_mib, input.memory_mib);
         const double raw_bytes = static_cast<double>(vm->flow->raw_bytes);
         input.wire_ratio =

@@ -242,7 +242,7 @@ Json status_json(App& app) {
                         {"stale_hits", reduction.stale_hits},
                         {"message_mib", rounded(mib(reduction.message_bytes))}};
     if (!app.home().vms().empty()) {
-        if (const auto* plan = app.recent_plan()) {
+        if (const auto* plan = app.plans().recent()) {
             Json windows = Json::array();
             for (const double window_s : {60.0, 300.0, 1800.0}) {
                 const auto away = planner::away_by(plan->inventory, plan->plan, window_s);
@@ -250,6 +250,9 @@ Json status_json(App& app) {
                     {{"window_s", window_s}, {"vms", away.vms}, {"weight", away.weight}});
             }
             out["evacuability"] = {{"makespan_s", rounded(plan->plan.evaluation.makespan_s)},
+                                   {"age_s", rounded(app.plans().recent_age_s())},
+                                   {"vms", plan->inventory.vms.size()},
+                                   {"weight", plan->plan.evaluation.weighted_total},
                                    {"windows", windows}};
         }
     }

@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
     add_evacuation(cli, context);
     add_abort(cli, context);
     add_alert(cli, context);
+    add_report(cli, context);
     add_link(cli, context);
     add_doctor(cli, context);
     try {

@@ -34,6 +34,7 @@ void add_abort(CLI::App& cli, Context& context);
 void add_alert(CLI::App& cli, Context& context);
 void add_doctor(CLI::App& cli, Context& context);
 void add_link(CLI::App& cli, Context& context);
+void add_report(CLI::App& cli, Context& context);
 
 // Shows a running evacuation until it is finished; the exit code says how it ended.
 int follow_evacuation(const Context& context, double seconds_max, bool until_held);

@@ -1,0 +1,59 @@
+#pragma once
+// Plans beside the control thread: planning for very many VMs takes a second, and the state
+// machines must not wait for it. One worker; the control thread measures (the inventory) and takes
+// the result.
+//
+//   idle         every kFreshNs, or rarer when measuring or planning is dear: "if the alert came
+//   now" evacuating   every kReplanNs: is another order better than the one that is being followed?
+//
+// Owner: the control thread.
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "evac/core/clock.hpp"
+#include "evac/core/log.hpp"
+#include "evac/planner/plan.hpp"
+#include "worker_pool.hpp"
+
+namespace evac::daemon {
+
+// What the daemon does at an evacuation, as options of the planner.
+planner::SolveOptions daemon_solve_options();
+
+class PlanDesk {
+  public:
+    static constexpr uint64_t kFreshNs = 3'000'000'000;
+    static constexpr uint64_t kMeasureShare = 50;  // measuring takes at most 1/50 of this thread
+
+    struct Ports {
+        std::function<planner::Inventory()> inventory;
+        const Clock& clock;
+        Logger& log;
+    };
+    explicit PlanDesk(Ports ports);
+
+    int completions_fd() const { return worker_->completions_fd(); }
+    void run_completions() { worker_->run_completions(); }
+    void tick();
+    void stop() { worker_.reset(); }
+
+    // The newest plan of all VMs that could move; null before the first and without VMs.
+    const planner::PlanOutput* recent() const { return recent_ ? recent_.get() : nullptr; }
+    double recent_age_s() const;
+
+  private:
+    void refresh(uint64_t now_ns);
+
+    Ports ports_;
+    std::unique_ptr<WorkerPool> worker_;
+    bool planning_ = false;
+    std::shared_ptr<const planner::PlanOutput> recent_;
+    uint64_t recent_ns_ = 0;  // of its measurements
+    uint64_t next_ns_ = 0;
+    std::string refused_;  // why planning failed, to say it once
+};
+
+}  // namespace evac::daemon
