@@ -93,6 +93,12 @@ void write_ack(PacketWriter& out, const AckFrame& ack) {
     }
 }
 
+void write_path_frame(PacketWriter& out, uint8_t type, uint64_t value) {
+    out.u8(type);
+    out.varint(sizeof value);
+    out.le64(value);
+}
+
 size_t fragment_header_bytes(const Fragment& fragment, size_t length) {
     return 1 + varint_bytes(fragment.message) + varint_bytes(fragment.total) +
            varint_bytes(fragment.offset) + varint_bytes(length);
@@ -154,6 +160,8 @@ bool parse_fragment(ByteReader& reader, uint8_t type, Fragment& fragment) {
 bool parse_frames(ByteSpan payload, Frames& frames) {
     frames.elicits_ack = false;
     frames.has_ack = false;
+    frames.path_challenge.reset();
+    frames.path_response.reset();
     frames.fragment_count = 0;
     ByteReader reader(payload);
     while (!reader.at_end()) {
@@ -170,6 +178,10 @@ bool parse_frames(ByteSpan payload, Frames& frames) {
                 return false;
             ++frames.fragment_count;
             frames.elicits_ack = true;
+        } else if (type == kFramePathChallenge || type == kFramePathResponse) {
+            if (read_varint(reader) != sizeof(uint64_t)) return false;
+            (type == kFramePathChallenge ? frames.path_challenge : frames.path_response) =
+                reader.le64();
         } else if (type >= kFrameSkippable) {
             const uint64_t length = read_varint(reader);
             if (!reader.ok() || length > reader.remaining()) return false;
