@@ -162,6 +162,7 @@ bool parse_frames(ByteSpan payload, Frames& frames) {
     frames.has_ack = false;
     frames.path_challenge.reset();
     frames.path_response.reset();
+    frames.path_moved.reset();
     frames.fragment_count = 0;
     ByteReader reader(payload);
     while (!reader.at_end()) {
@@ -178,10 +179,11 @@ bool parse_frames(ByteSpan payload, Frames& frames) {
                 return false;
             ++frames.fragment_count;
             frames.elicits_ack = true;
-        } else if (type == kFramePathChallenge || type == kFramePathResponse) {
+        } else if (type >= kFramePathChallenge && type <= kFramePathMoved) {
             if (read_varint(reader) != sizeof(uint64_t)) return false;
-            (type == kFramePathChallenge ? frames.path_challenge : frames.path_response) =
-                reader.le64();
+            (type == kFramePathChallenge  ? frames.path_challenge
+             : type == kFramePathResponse ? frames.path_response
+                                          : frames.path_moved) = reader.le64();
         } else if (type >= kFrameSkippable) {
             const uint64_t length = read_varint(reader);
             if (!reader.ok() || length > reader.remaining()) return false;

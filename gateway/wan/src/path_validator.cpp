@@ -26,7 +26,7 @@ bool PathValidator::on_elsewhere(uint64_t now_ns, const wan_port::UdpAddress& fr
     slot->value = unpredictable_();
     slot->first_number = number;
     slot->pto_ns = pto_ns;
-    slot->decide_ns = now_ns + pto_ns;
+    slot->decide_ns = now_ns + std::max(2 * pto_ns, kDecideMinNs);
     slot->resend_ns = now_ns;
     slot->received_bytes = bytes;
     return true;

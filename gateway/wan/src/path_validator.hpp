@@ -3,8 +3,9 @@
 // stricter: nothing but challenges goes to an address before it is validated).
 //
 //   active --authentic, newest packet from elsewhere--> candidate: challenge there, ping to active
-//   candidate --its answer came from there, the old path had kPto to speak and was silent--> active
-//   candidate --newer packet, or a copy, from the active address--> forgotten (the peer is still
+//   candidate --its answer came from there; the active path was silent for 2 PTO, 100 ms at
+//   least--> active candidate --newer packet, or a copy, from the active address--> forgotten (the
+//   peer is still
 //               where it was: somebody forwards its packets)
 //   candidate --kTries challenges unanswered--> forgotten
 //
@@ -26,14 +27,17 @@ class PathValidator {
     static constexpr size_t kCandidatesMax = 4;
     static constexpr uint32_t kTries = 5;
     static constexpr uint64_t kAmplification = 3;
+    // How long the active path gets to speak, at least: a forwarder who is faster makes the
+    // measured round trip shorter than the direct path's.
+    static constexpr uint64_t kDecideMinNs = 100'000'000;
     static constexpr uint64_t kPauseNs = 100'000'000;  // after a candidate was found false
 
     using Unpredictable = uint64_t (*)();
     explicit PathValidator(Unpredictable unpredictable) : unpredictable_(unpredictable) {}
 
     bool pending() const { return count() > 0; }
-    // An authentic packet of `bytes` came from `from`, not the active address. `pto_ns`: how long
-    // the active path gets to show that it lives, and a challenge to be answered. True: a new
+    // An authentic packet of `bytes` came from `from`, not the active address. `pto_ns`: of
+    // the session. True: a new
     // candidate; the caller asks the active address for a sign of life.
     bool on_elsewhere(uint64_t now_ns, const wan_port::UdpAddress& from, uint64_t number,
                       bool newest, size_t bytes, uint64_t pto_ns);

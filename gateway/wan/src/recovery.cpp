@@ -16,6 +16,7 @@ SentPacket& Recovery::prepare() {
     p.state = SentPacket::State::none;
     p.chunk_count = 0;
     p.mtu_probe = false;
+    p.carries_move = false;
     return p;
 }
 

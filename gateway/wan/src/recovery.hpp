@@ -27,6 +27,7 @@ struct SentPacket {
     uint8_t chunk_count = 0;
     uint8_t key_generation = 0;
     bool carries_credit = false;  // a window update that must be repeated if this is lost
+    bool carries_move = false;    // the same for PATH_MOVED
     bool mtu_probe = false;       // may be lost for its size: no sign of congestion
     std::array<ChunkRef, kChunksPerPacketMax> chunks{};
 };

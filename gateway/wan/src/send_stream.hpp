@@ -53,6 +53,8 @@ class SendStream {
     std::optional<ChunkRef> oldest() const;
     bool blocked_by_credit() const;
 
+    // Whether `ref` still names bytes that wait for an acknowledgement.
+    bool holds(const ChunkRef& ref) const { return live(ref) && !slot(ref.message).bytes.empty(); }
     Fragment fragment(const ChunkRef& ref) const;  // views into the message
     // `ref` was put into a packet (it is next() or oldest()).
     void mark_sent(const ChunkRef& ref);

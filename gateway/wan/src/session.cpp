@@ -1,6 +1,7 @@
 #include "session.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "evac/core/assert.hpp"
 
@@ -116,6 +117,10 @@ std::optional<DropReason> Session::receive_payload(uint64_t now_ns, uint64_t num
     acks_.on_received(now_ns, number, frames_.elicits_ack);
     arrival_.path_challenge = frames_.path_challenge;
     arrival_.path_response = frames_.path_response;
+    if (frames_.path_moved && *frames_.path_moved / 2 > moves_heard_) {
+        moves_heard_ = *frames_.path_moved / 2;
+        restart_path(now_ns, *frames_.path_moved % 2 == 1);
+    }
     return std::nullopt;
 }
 
@@ -151,6 +156,12 @@ void Session::follow_mtu() {
 }
 
 void Session::on_path_change(uint64_t now_ns, bool new_route) {
+    moves_told_ = (moves_told_ / 2 + 1) * 2 + (new_route ? 1 : 0);
+    move_wanted_ = true;
+    restart_path(now_ns, new_route);
+}
+
+void Session::restart_path(uint64_t now_ns, bool new_route) {
     recovery_.on_path_change(now_ns, new_route);
     if (new_route) rate_.restart(now_ns);
     mtu_.restart();
@@ -163,6 +174,7 @@ void Session::on_lost(uint64_t now_ns, const SentPacket& packet) {
     for (size_t i = 0; i < packet.chunk_count; ++i)
         send_[index(packet.chunks[i].c)].mark_lost(packet.chunks[i]);
     if (packet.carries_credit) credit_wanted_ = true;
+    if (packet.carries_move) move_wanted_ = true;
 }
 
 std::optional<Bytes> Session::take(Class c) {
@@ -203,7 +215,7 @@ void Session::tick(uint64_t now_ns) {
 }
 
 uint64_t Session::next_timeout_ns() const {
-    if (probes_ > 0 || ping_probe_ || small_probe_ || credit_wanted_) return 0;
+    if (probes_ > 0 || ping_probe_ || small_probe_ || credit_wanted_ || move_wanted_) return 0;
     uint64_t next = std::min({acks_.due_ns(), recovery_.loss_timer_ns(), recovery_.pto_timer_ns()});
     if (recovery_.outstanding() == 0)
         next = std::min(next, elicited_ns_ + config_.keepalive_interval_ns);
@@ -263,7 +275,7 @@ void Session::account_turn(Class c, size_t bytes) {
 }
 
 size_t Session::transmit(uint64_t now_ns, std::span<std::byte> out) {
-    if (ping_probe_ || credit_wanted_) return build(now_ns, Kind::ping, out);
+    if (ping_probe_ || credit_wanted_ || move_wanted_) return build(now_ns, Kind::ping, out);
     if (probes_ > 0) return build(now_ns, Kind::probe, out);
     if (small_probe_) return build(now_ns, Kind::ping, out);
     if (mtu_.probe_waits(now_ns) && recovery_.room() && now_ns >= rate_.next_send_ns())
@@ -368,8 +380,10 @@ size_t Session::build(uint64_t now_ns, Kind kind, std::span<std::byte> out) {
             break;
         case Kind::ping:
             ping_probe_ = small_probe_ = false;
-            write_pending_ack(now_ns, writer, 1, record);
+            write_pending_ack(now_ns, writer, 1 + kPathFrameBytes, record);
             credit_wanted_ = false;
+            if (move_wanted_) write_path_frame(writer, kFramePathMoved, moves_told_);
+            record.carries_move = std::exchange(move_wanted_, false);
             writer.u8(kFramePing);
             break;
         case Kind::ack:

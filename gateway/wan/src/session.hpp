@@ -53,7 +53,8 @@ class Session {
     std::optional<Bytes> take(Class c);
     // Ask the peer for a sign of life now, whatever the rate and the window say.
     void request_probe() { ping_probe_ = true; }
-    // The peer has another address. `new_route`: not only its port changed.
+    // The peer has another address. `new_route`: not only its port changed. The peer is told, since
+    // its packets take another path, too.
     void on_path_change(uint64_t now_ns, bool new_route);
     size_t datagram_bytes() const { return mtu_.datagram_bytes(); }  // present size of data packets
 
@@ -90,6 +91,7 @@ class Session {
     bool credit_is_stale() const;
     void on_lost(uint64_t now_ns, const SentPacket& packet);
     void on_acked(uint64_t now_ns, const SentPacket& packet);
+    void restart_path(uint64_t now_ns, bool new_route);
     void follow_mtu();  // after acknowledgements and losses: messages are cut to the new size
     size_t seal(uint64_t now_ns, std::span<std::byte> out, size_t written, bool elicits);
 
@@ -117,6 +119,9 @@ class Session {
     bool ping_probe_ = false;   // a ping to send at once
     bool small_probe_ = false;  // a ping after a probe that a black hole may swallow
     bool credit_wanted_ = false;
+    bool move_wanted_ = false;  // PATH_MOVED must go out
+    uint64_t moves_told_ = 0;   // its value: 2 x count + new route
+    uint64_t moves_heard_ = 0;
     uint64_t heard_ns_;
     uint64_t elicited_ns_;  // when we last sent something that asks for an answer
     uint64_t phase_packets_ = 0;
