@@ -3,6 +3,7 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <openssl/rand.h>
 
 #include <algorithm>
 #include <cstring>
@@ -31,6 +32,12 @@ Secret next_of(const Secret& secret) {
 }
 
 }  // namespace
+
+uint64_t unpredictable_u64() {
+    uint64_t value = 0;
+    EVAC_ASSERT(RAND_bytes(reinterpret_cast<unsigned char*>(&value), sizeof value) == 1);
+    return value;
+}
 
 void hkdf_expand(const Secret& secret, std::string_view info, std::span<std::byte> out) {
     EVAC_ASSERT(out.size() <= 32 && info.size() <= 32);

@@ -20,6 +20,8 @@ namespace evac::wan {
 
 using Secret = std::array<std::byte, 32>;
 
+uint64_t unpredictable_u64();  // from OpenSSL
+
 // HKDF-Expand (RFC 5869) with SHA-256 for at most 32 bytes: one HMAC.
 void hkdf_expand(const Secret& secret, std::string_view info, std::span<std::byte> out);
 

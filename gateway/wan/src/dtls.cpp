@@ -3,7 +3,7 @@
 #include <openssl/bio.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
-#include <openssl/hmac.h>
+#include <openssl/evp.h>
 #include <openssl/rand.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
@@ -94,16 +94,29 @@ std::string name_text(const X509* certificate) {
     return text.data();
 }
 
+bool concerns_list(int code) {
+    return code == X509_V_ERR_CERT_REVOKED || code == X509_V_ERR_UNABLE_TO_GET_CRL ||
+           code == X509_V_ERR_CRL_HAS_EXPIRED || code == X509_V_ERR_CRL_NOT_YET_VALID ||
+           code == X509_V_ERR_CRL_SIGNATURE_FAILURE;
+}
+
+std::string verify_text(int code, const X509* certificate, const TlsContext::Impl& impl) {
+    std::string text = X509_verify_cert_error_string(code);
+    if (concerns_list(code)) text += " (" + impl.crl_label + ")";
+    if (certificate != nullptr) text += ", certificate subject " + name_text(certificate);
+    return text;
+}
+
 int note_verification(int ok, X509_STORE_CTX* store) {
     if (ok == 1) return 1;
     auto* ssl =
         static_cast<SSL*>(X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()));
     auto* handshake = static_cast<DtlsHandshake*>(SSL_get_app_data(ssl));
     const int code = X509_STORE_CTX_get_error(store);
-    const X509* certificate = X509_STORE_CTX_get_current_cert(store);
-    std::string text = X509_verify_cert_error_string(code);
-    if (certificate != nullptr) text += ", certificate subject " + name_text(certificate);
-    if (handshake != nullptr) handshake->note_verify_failure(std::move(text));
+    if (handshake != nullptr) {
+        handshake->note_verify_failure(verify_text(code, X509_STORE_CTX_get_current_cert(store),
+                                                   handshake->context()->impl()));
+    }
     return 0;
 }
 
@@ -129,6 +142,36 @@ int check_cookie(SSL* ssl, const unsigned char* cookie, unsigned int size) {
                                                                                                : 0;
 }
 
+std::string offered(const unsigned char* in, unsigned int size) {
+    std::string text;
+    for (unsigned int at = 0; at < size && text.size() < 200;) {
+        const unsigned int length = std::min<unsigned int>(in[at], size - at - 1);
+        ++at;
+        text += text.empty() ? "'" : ", '";
+        for (const unsigned int end = at + length; at < end; ++at)
+            text += in[at] > ' ' && in[at] < 0x7f ? static_cast<char>(in[at]) : '?';
+        text += "'";
+    }
+    return text.empty() ? "nothing" : text;
+}
+
+int select_alpn(SSL* ssl, const unsigned char** out, unsigned char* out_size,
+                const unsigned char* in, unsigned int in_size, void* arg) {
+    const auto& impl = *static_cast<const TlsContext::Impl*>(arg);
+    unsigned char* chosen = nullptr;
+    if (SSL_select_next_proto(
+            &chosen, out_size, reinterpret_cast<const unsigned char*>(impl.alpn.data()),
+            static_cast<unsigned int>(impl.alpn.size()), in, in_size) != OPENSSL_NPN_NEGOTIATED) {
+        if (auto* handshake = static_cast<DtlsHandshake*>(SSL_get_app_data(ssl))) {
+            handshake->note_pair_failure("we refuse the peer, it is of another pair: it offers " +
+                                         offered(in, in_size) + "; accepted is " + impl.pair_label);
+        }
+        return SSL_TLSEXT_ERR_ALERT_FATAL;
+    }
+    *out = chosen;
+    return SSL_TLSEXT_ERR_OK;
+}
+
 unsigned int never(SSL*, unsigned int) {
     return kNeverUs;
 }
@@ -141,7 +184,8 @@ void reserve_ex_data() {
 
 }  // namespace
 
-void install_callbacks(SSL_CTX* context) {
+void install_callbacks(SSL_CTX* context, const TlsContext::Impl* impl) {
+    SSL_CTX_set_alpn_select_cb(context, &select_alpn, const_cast<TlsContext::Impl*>(impl));
     SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
                        &note_verification);
     SSL_CTX_set_cookie_generate_cb(context, &make_cookie);
@@ -150,29 +194,49 @@ void install_callbacks(SSL_CTX* context) {
 
 // ---- cookies ----
 
+void CookieSecret::Free::operator()(evp_cipher_ctx_st* context) const {
+    EVP_CIPHER_CTX_free(context);
+}
+
+CookieSecret::CookieSecret() : current_(EVP_CIPHER_CTX_new()), previous_(EVP_CIPHER_CTX_new()) {
+    for (Key* key : {&current_, &previous_}) {
+        const int ok = EVP_EncryptInit_ex(key->get(), EVP_aes_256_ecb(), nullptr, nullptr, nullptr);
+        EVAC_ASSERT(ok == 1);
+        renew(*key);
+        EVP_CIPHER_CTX_set_padding(key->get(), 0);
+    }
+}
+
+void CookieSecret::renew(Key& key) {
+    Secret secret;
+    auto* bytes = reinterpret_cast<unsigned char*>(secret.data());
+    EVAC_ASSERT(RAND_bytes(bytes, static_cast<int>(secret.size())) == 1);
+    EVAC_ASSERT(EVP_EncryptInit_ex(key.get(), nullptr, nullptr, bytes, nullptr) == 1);
+    OPENSSL_cleanse(secret.data(), secret.size());
+}
+
 void CookieSecret::rotate(uint64_t now_ns) {
-    if (started_ && now_ns - since_ns_ < kLifeNs) return;
-    previous_ = current_;
-    EVAC_ASSERT(RAND_bytes(reinterpret_cast<unsigned char*>(current_.data()),
-                           static_cast<int>(current_.size())) == 1);
-    if (!started_) previous_ = current_;
+    if (!started_) since_ns_ = now_ns;
     started_ = true;
+    if (now_ns - since_ns_ < kLifeNs) return;
+    std::swap(current_, previous_);
+    renew(current_);
     since_ns_ = now_ns;
 }
 
-CookieSecret::Cookie CookieSecret::with(const Secret& secret, const HelloOrigin& origin) const {
-    Bytes input;
-    input.reserve(16);
-    ByteWriter writer(input);
+CookieSecret::Cookie CookieSecret::with(const Key& key, const HelloOrigin& origin) {
+    Cookie block{};
+    PacketWriter writer(block);
     writer.le32(origin.from.ip);
-    writer.le16(origin.from.port);
     writer.le64(origin.attempt);
+    writer.le32(origin.from.port);
+    EVAC_ASSERT(writer.ok() && writer.size() == block.size());
     Cookie cookie{};
-    unsigned int size = 0;
-    HMAC(EVP_sha256(), secret.data(), static_cast<int>(secret.size()),
-         reinterpret_cast<const unsigned char*>(input.data()), input.size(),
-         reinterpret_cast<unsigned char*>(cookie.data()), &size);
-    EVAC_ASSERT(size == cookie.size());
+    int size = 0;
+    const int ok =
+        EVP_EncryptUpdate(key.get(), reinterpret_cast<unsigned char*>(cookie.data()), &size,
+                          reinterpret_cast<const unsigned char*>(block.data()), block.size());
+    EVAC_ASSERT(ok == 1 && size == static_cast<int>(cookie.size()));
     return cookie;
 }
 
@@ -188,6 +252,111 @@ bool CookieSecret::verify(const HelloOrigin& origin, ByteSpan cookie) {
     const Cookie before = with(previous_, origin);
     return CRYPTO_memcmp(now.data(), cookie.data(), now.size()) == 0 ||
            CRYPTO_memcmp(before.data(), cookie.data(), before.size()) == 0;
+}
+
+namespace {
+
+constexpr uint8_t kRecordHandshake = 22;
+constexpr uint8_t kClientHello = 1;
+constexpr uint8_t kHelloVerify = 3;
+constexpr uint8_t kDtlsMajor = 0xfe;
+constexpr uint8_t kDtls10Minor = 0xff;
+
+void be16(PacketWriter& out, size_t v) {
+    out.u8(static_cast<uint8_t>(v >> 8));
+    out.u8(static_cast<uint8_t>(v & 0xff));
+}
+void be24(PacketWriter& out, size_t v) {
+    out.u8(static_cast<uint8_t>(v >> 16));
+    be16(out, v & 0xffff);
+}
+size_t be(ByteReader& reader, size_t bytes) {
+    size_t value = 0;
+    for (const std::byte b : reader.take(bytes)) value = value << 8 | std::to_integer<size_t>(b);
+    return value;
+}
+
+}  // namespace
+
+void write_cookie_reply(PacketWriter& out, const CookieReply& reply) {
+    const size_t body = 3 + reply.cookie.size();
+    out.u8(kRecordHandshake);
+    out.u8(kDtlsMajor);
+    out.u8(kDtls10Minor);
+    be16(out, 0);
+    out.put(reply.record_sequence);
+    be16(out, 12 + body);
+    out.u8(kHelloVerify);
+    be24(out, body);
+    be16(out, 0);
+    be24(out, 0);
+    be24(out, body);
+    out.u8(kDtlsMajor);
+    out.u8(kDtls10Minor);
+    out.u8(static_cast<uint8_t>(reply.cookie.size()));
+    out.put(reply.cookie);
+}
+
+std::optional<HelloView> parse_hello(ByteSpan datagram) {
+    // record: type(1) version(2) epoch(2) sequence(6) length(2)
+    // handshake: type(1) length(3) sequence(2) fragment offset(3) fragment length(3)
+    // hello: version(2) random(32) session(1 + n) cookie(1 + n) ...
+    ByteReader reader(datagram);
+    HelloView view;
+    if (reader.u8() != kRecordHandshake || reader.u8() != kDtlsMajor) return std::nullopt;
+    reader.u8();
+    if (be(reader, 2) != 0) return std::nullopt;
+    const ByteSpan sequence = reader.take(view.record_sequence.size());
+    const size_t record = be(reader, 2);
+    if (!reader.ok() || record > reader.remaining()) return std::nullopt;
+    std::copy(sequence.begin(), sequence.end(), view.record_sequence.begin());
+    ByteReader body(reader.take(record));
+    if (body.u8() != kClientHello) return std::nullopt;
+    const size_t length = be(body, 3);
+    be(body, 2);
+    if (be(body, 3) != 0 || be(body, 3) != length || !body.ok() || body.remaining() != length)
+        return std::nullopt;
+    if (body.u8() != kDtlsMajor) return std::nullopt;
+    body.u8();
+    body.take(32);
+    body.take(body.u8());
+    view.cookie = body.take(body.u8());
+    if (!body.ok() || body.at_end()) return std::nullopt;  // suites must follow
+    return view;
+}
+
+// ---- identity ----
+
+std::shared_ptr<const PeerIdentity> DtlsHandshake::peer_identity() const {
+    auto identity = std::make_shared<PeerIdentity>();
+    identity->leaf.reset(SSL_get1_peer_certificate(ssl_.get()));
+    if (const STACK_OF(X509)* chain = SSL_get_peer_cert_chain(ssl_.get()))
+        identity->chain.reset(X509_chain_up_ref(const_cast<STACK_OF(X509)*>(chain)));
+    identity->protocol = tls_->impl().protocol;
+    return identity;
+}
+
+std::string why_distrusted(const TlsContext& tls, Role role, const PeerIdentity& identity) {
+    const TlsContext::Impl& impl = tls.impl();
+    if (identity.protocol != impl.protocol) return "the session is over: this is another pair now";
+    const std::unique_ptr<X509_STORE_CTX, void (*)(X509_STORE_CTX*)> check(X509_STORE_CTX_new(),
+                                                                           &X509_STORE_CTX_free);
+    SSL_CTX* context = impl.context.get();
+    const bool ready = check != nullptr &&
+                       X509_STORE_CTX_init(check.get(), SSL_CTX_get_cert_store(context),
+                                           identity.leaf.get(), identity.chain.get()) == 1 &&
+                       X509_STORE_CTX_set_default(
+                           check.get(), role == Role::connect ? "ssl_server" : "ssl_client") == 1;
+    EVAC_ASSERT(ready);
+    X509_VERIFY_PARAM* param = X509_STORE_CTX_get0_param(check.get());
+    X509_VERIFY_PARAM_set1(param, SSL_CTX_get0_param(context));
+    X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_NO_CHECK_TIME);
+    const bool trusted = X509_verify_cert(check.get()) == 1;
+    const int code = X509_STORE_CTX_get_error(check.get());
+    ERR_clear_error();
+    if (trusted) return {};
+    return "the session is over, the peer's certificate is not accepted any more: " +
+           verify_text(code, identity.leaf.get(), impl);
 }
 
 // ---- handshake ----
@@ -249,12 +418,18 @@ std::string DtlsHandshake::describe_failure() {
                "; accepted is a valid certificate for '" + impl.expected_peer_name +
                "' signed by " + impl.ca_label;
     }
+    if (!pair_failure_.empty()) {
+        refused_ = true;
+        return pair_failure_;
+    }
     const unsigned long code = ERR_peek_error();
     const char* reason = code == 0 ? nullptr : ERR_reason_error_string(code);
     const std::string text = reason == nullptr ? "no reason given" : reason;
     if (code != 0 && ERR_GET_REASON(code) >= SSL_AD_REASON_OFFSET) {
         refused_ = true;
-        return "the peer refuses the handshake: " + text;
+        const bool pair = ERR_GET_REASON(code) == SSL_R_TLSV1_ALERT_NO_APPLICATION_PROTOCOL;
+        return "the peer refuses the handshake: " + text +
+               (pair ? "; ours is " + impl.pair_label + ", it must be the same at both sites" : "");
     }
     return "the handshake failed: " + text;
 }
@@ -263,6 +438,15 @@ bool DtlsHandshake::export_secrets(uint64_t attempt, SessionSecrets& secrets) {
     // Without it the exporter is not bound to this very handshake (RFC 7627).
     if (SSL_get_extms_support(ssl_.get()) != 1) {
         failure_ = "the peer's TLS lacks the extended master secret";
+        refused_ = true;
+        return false;
+    }
+    const unsigned char* protocol = nullptr;
+    unsigned int protocol_size = 0;
+    SSL_get0_alpn_selected(ssl_.get(), &protocol, &protocol_size);
+    if (std::string_view(reinterpret_cast<const char*>(protocol), protocol_size) !=
+        tls_->impl().protocol) {
+        failure_ = "the peer did not agree to " + tls_->impl().pair_label;
         refused_ = true;
         return false;
     }
@@ -291,9 +475,17 @@ bool DtlsHandshake::export_secrets(uint64_t attempt, SessionSecrets& secrets) {
 
 // ---- listener ----
 
-DtlsListener::Verdict DtlsListener::offer(HelloOrigin origin, ByteSpan datagram,
-                                          std::vector<Bytes>& reply,
+DtlsListener::Verdict DtlsListener::offer(HelloOrigin origin, ByteSpan datagram, CookieReply& reply,
                                           std::unique_ptr<DtlsHandshake>& handshake) {
+    const std::optional<HelloView> hello = parse_hello(datagram);
+    if (!hello) return Verdict::malformed;
+    if (!secret_.verify(origin, hello->cookie)) {
+        reply.to = origin.from;
+        reply.attempt = origin.attempt;
+        reply.record_sequence = hello->record_sequence;
+        reply.cookie = secret_.make(origin);
+        return Verdict::cookie_sent;
+    }
     if (spare_ == nullptr) spare_ = std::make_unique<DtlsHandshake>(tls_, Role::listen);
     origin.secret = &secret_;
     spare_->origin_ = origin;
@@ -304,11 +496,11 @@ DtlsListener::Verdict DtlsListener::offer(HelloOrigin origin, ByteSpan datagram,
     const int result = DTLSv1_listen(spare_->ssl_.get(), unused.get());
     spare_->queue_.has_input = false;
     spare_->queue_.input = {};
-    reply = spare_->take_output();
+    spare_->take_output();
     if (result <= 0) {
         ERR_clear_error();
-        if (result < 0) spare_.reset();
-        return reply.empty() ? Verdict::malformed : Verdict::cookie_sent;
+        spare_.reset();
+        return Verdict::malformed;
     }
     handshake = std::move(spare_);
     handshake->origin_.secret = nullptr;

@@ -1,11 +1,14 @@
 #include "evac/wan/endpoint.hpp"
 
 #include <algorithm>
+#include <utility>
 
+#include "evac/core/assert.hpp"
 #include "evac/core/random.hpp"
 #include "evac/core/units.hpp"
 #include "handshaker.hpp"
 #include "packet.hpp"
+#include "path_validator.hpp"
 #include "session.hpp"
 
 namespace evac::wan {
@@ -17,6 +20,41 @@ constexpr uint64_t kHoldProbeNs = 50'000'000;
 constexpr uint64_t kHintGapNs = 50'000'000;        // between hints that we send
 constexpr uint64_t kSuspectGapNs = 1'000'000'000;  // between suspicions that hints may raise
 constexpr uint64_t kConnectJitterNs = 20'000'000;
+constexpr uint64_t kLateNs = 250'000'000;  // a loop later than this was stopped
+
+// Time as the protocol sees it: it does not run while the loop that promised to come back is
+// stopped. Otherwise a paused guest would take its pause for a round-trip time.
+class ProtocolClock {
+  public:
+    explicit ProtocolClock(uint64_t now_ns) : inside_ns_(now_ns), outside_ns_(now_ns) {}
+    // `promised`: says when the loop was to be back, in time of the protocol; UINT64_MAX = never.
+    template <class Promised>
+    uint64_t advance(uint64_t outside_ns, Promised&& promised) {
+        if (outside_ns <= outside_ns_) return inside_ns_;
+        uint64_t passed_ns = outside_ns - outside_ns_;
+        if (passed_ns > kLateNs) {
+            const uint64_t promised_ns = promised();
+            if (promised_ns != UINT64_MAX) {
+                const uint64_t wait_ns = promised_ns - std::min(promised_ns, inside_ns_);
+                passed_ns = std::min(passed_ns, wait_ns + kLateNs);
+            }
+        }
+        inside_ns_ += passed_ns;
+        outside_ns_ = outside_ns;
+        return inside_ns_;
+    }
+    uint64_t inside(uint64_t outside_ns) const {
+        return inside_ns_ + (outside_ns - std::min(outside_ns, outside_ns_));
+    }
+    uint64_t outside(uint64_t inside_ns) const {
+        if (inside_ns == UINT64_MAX) return UINT64_MAX;
+        return inside_ns <= inside_ns_ ? 0 : outside_ns_ + (inside_ns - inside_ns_);
+    }
+
+  private:
+    uint64_t inside_ns_;
+    uint64_t outside_ns_;
+};
 
 Error bad(const char* field, const std::string& value, const char* accepted) {
     return make_error(Errc::invalid_argument,
@@ -62,30 +100,40 @@ class EndpointImpl final : public Endpoint {
     EndpointImpl(const EndpointConfig& config, std::shared_ptr<const TlsContext> tls, uint64_t seed,
                  uint64_t now_ns)
         : config_(config),
-          handshaker_(config.role, config.peer_address, std::move(tls)),
+          handshaker_(config.role, std::move(tls)),
+          paths_(&unpredictable_u64),
+          clock_(now_ns),
           random_(seed),
           next_rate_(config.start_bits_per_s) {
         connect_ns_ = now_ns + random_.below(kConnectJitterNs);
         totals_.ceiling_bits_per_s = config.ceiling_bits_per_s;
     }
 
-    void receive(uint64_t now_ns, const wan_port::UdpAddress& from, ByteSpan datagram) override {
+    void receive(uint64_t outside_ns, const wan_port::UdpAddress& from,
+                 ByteSpan datagram) override {
+        const uint64_t now_ns = advance_clock(outside_ns);
         totals_.bytes_received += datagram.size();
         const std::optional<DropReason> dropped = dispatch(now_ns, from, datagram);
         if (dropped) ++totals_.drops[static_cast<size_t>(*dropped)];
     }
 
-    void tick(uint64_t now_ns) override {
+    void tick(uint64_t outside_ns) override {
+        const uint64_t now_ns = advance_clock(outside_ns);
         handshaker_.tick(now_ns);
         if (config_.role == Role::connect) keep_connected(now_ns);
         if (!session_) return;
         session_->tick(now_ns);
+        paths_.tick(now_ns);
+        if (const auto moved = paths_.take_validated(now_ns)) move_to(now_ns, *moved);
         silent_ns_ = session_->unanswered_ns(now_ns);
     }
 
-    size_t transmit(uint64_t now_ns, std::span<std::byte> out, wan_port::UdpAddress& to) override {
+    size_t transmit(uint64_t outside_ns, std::span<std::byte> out,
+                    wan_port::UdpAddress& to) override {
+        const uint64_t now_ns = advance_clock(outside_ns);
         size_t size = handshaker_.transmit(out, to);
         if (size == 0 && hint_) size = write_hint(out, to);
+        if (size == 0 && session_) size = transmit_for_path(now_ns, out, to);
         if (size == 0 && session_) {
             size = session_->transmit(now_ns, out);
             to = session_peer_;
@@ -94,18 +142,14 @@ class EndpointImpl final : public Endpoint {
         return size;
     }
 
-    uint64_t next_timeout_ns() const override {
-        if (hint_) return 0;
-        uint64_t next = handshaker_.next_timeout_ns();
-        if (session_) {
-            next = std::min(next, session_->next_timeout_ns());
-            if (handshaker_.holding()) next = std::min(next, hold_probe_ns_);
-            if (wants_attempt() && !handshaker_.attempting())
-                next = std::min(next, handshaker_.not_before_ns());
-        } else if (config_.role == Role::connect && !handshaker_.attempting()) {
-            next = std::min(next, std::max(connect_ns_, handshaker_.not_before_ns()));
-        }
-        return next;
+    uint64_t next_timeout_ns() const override { return clock_.outside(next_ns()); }
+
+    void set_tls(uint64_t outside_ns, std::shared_ptr<const TlsContext> tls) override {
+        EVAC_ASSERT(tls != nullptr);
+        const uint64_t now_ns = advance_clock(outside_ns);
+        handshaker_.set_tls(std::move(tls));
+        if (session_ && peer_identity_ && handshaker_.distrusts(now_ns, *peer_identity_))
+            retire(now_ns);
     }
 
     SendResult send(Class c, SessionId session, Bytes&& message) override {
@@ -146,23 +190,49 @@ class EndpointImpl final : public Endpoint {
         if (session_) session_->set_ceiling(config_.ceiling_bits_per_s);
     }
 
-    Stats stats(uint64_t now_ns) const override {
+    Stats stats(uint64_t outside_ns) const override {
+        const uint64_t now_ns = clock_.inside(outside_ns);
         Stats s = totals_;
+        s.path_challenges = paths_.challenges();
+        s.path_refused = paths_.refused();
         s.handshake_attempts = handshaker_.attempts();
         s.state = static_cast<uint64_t>(state());
         if (session_) {
             s.session_id = static_cast<uint64_t>(session_->id());
             s.silent_ns = state() == SessionState::silent ? session_->unanswered_ns(now_ns) : 0;
+            s.peer_ip = session_peer_.ip;
+            s.peer_port = session_peer_.port;
             session_->add_to(s);
         }
         return s;
     }
 
   private:
+    uint64_t next_ns() const {
+        if (hint_) return 0;
+        uint64_t next = handshaker_.next_timeout_ns();
+        if (session_) {
+            if (response_) return 0;
+            next = std::min({next, session_->next_timeout_ns(), paths_.next_timeout_ns()});
+            if (handshaker_.holding()) next = std::min(next, hold_probe_ns_);
+            if (wants_attempt() && !handshaker_.attempting())
+                next = std::min(next, handshaker_.not_before_ns());
+        } else if (config_.role == Role::connect && !handshaker_.attempting()) {
+            next = std::min(next, std::max(connect_ns_, handshaker_.not_before_ns()));
+        }
+        return next;
+    }
+
+    uint64_t advance_clock(uint64_t outside_ns) {
+        return clock_.advance(outside_ns, [this] { return next_ns(); });
+    }
+
     std::optional<DropReason> dispatch(uint64_t now_ns, const wan_port::UdpAddress& from,
                                        ByteSpan datagram) {
-        if (config_.peer_address.ip != 0 && !(from == config_.peer_address))
+        if (!config_.allow_address_change && config_.peer_address.ip != 0 &&
+            !(from == config_.peer_address)) {
             return DropReason::wrong_address;
+        }
         if (datagram.empty()) return DropReason::too_short;
         switch (std::to_integer<uint8_t>(datagram[0])) {
             case kTypeHandshake: {
@@ -187,16 +257,60 @@ class EndpointImpl final : public Endpoint {
             offer_hint(now_ns, from, header);
             return DropReason::unknown_session;
         }
-        if (!(from == session_peer_)) return DropReason::wrong_address;
-        const uint64_t heard_before = session_->heard_ns();
+        const bool elsewhere = !(from == session_peer_);
+        if (elsewhere && !config_.allow_address_change) return DropReason::wrong_address;
         const auto dropped = session_->receive(now_ns, datagram);
-        if (session_->heard_ns() > heard_before || !dropped) {
+        if (session_->arrival().authentic) {
+            note_path(now_ns, from, header.number, datagram.size());
             // The session lives: no new one is needed.
             suspect_ = false;
             silent_ns_ = 0;
             if (handshaker_.attempting()) handshaker_.abandon();
         }
+        // A copy that took the known path: somebody else was faster with the first one.
+        if (!elsewhere && dropped == DropReason::replayed && paths_.pending() &&
+            session_->is_authentic_copy(datagram)) {
+            paths_.on_active(now_ns, header.number);
+        }
         return dropped;
+    }
+
+    void note_path(uint64_t now_ns, const wan_port::UdpAddress& from, uint64_t number,
+                   size_t bytes) {
+        const Session::Arrival& arrival = session_->arrival();
+        if (from == session_peer_) {
+            paths_.on_active(now_ns, number);
+        } else if (paths_.on_elsewhere(now_ns, from, number, arrival.newest, bytes,
+                                       session_->pto_ns())) {
+            session_->request_probe();
+        }
+        if (arrival.path_response) paths_.on_response(from, *arrival.path_response);
+        if (arrival.path_challenge) response_ = {from, *arrival.path_challenge};
+    }
+
+    size_t transmit_for_path(uint64_t now_ns, std::span<std::byte> out, wan_port::UdpAddress& to) {
+        uint8_t type = kFramePathResponse;
+        std::optional<PathValidator::Challenge> frame = std::exchange(response_, std::nullopt);
+        if (!frame) {
+            type = kFramePathChallenge;
+            frame = paths_.take_challenge(now_ns);
+        }
+        if (!frame) return 0;
+        to = frame->to;
+        return session_->transmit_path_frame(now_ns, out, type, frame->value);
+    }
+
+    void move_to(uint64_t now_ns, const wan_port::UdpAddress& address) {
+        session_->on_path_change(now_ns, address.ip != session_peer_.ip);
+        session_peer_ = address;
+        ++totals_.path_changes;
+    }
+
+    // Where the next attempt goes: in turn to where the session was last, and to where the peer is
+    // configured.
+    wan_port::UdpAddress attempt_address() const {
+        const bool moved = session_ && !(session_peer_ == config_.peer_address);
+        return moved && handshaker_.attempts() % 2 == 0 ? session_peer_ : config_.peer_address;
     }
 
     // Only the listening side hints: the connecting side starts handshakes by itself.
@@ -242,10 +356,10 @@ class EndpointImpl final : public Endpoint {
 
     void keep_connected(uint64_t now_ns) {
         if (!session_) {
-            if (now_ns >= connect_ns_) handshaker_.connect(now_ns, false);
+            if (now_ns >= connect_ns_) handshaker_.connect(now_ns, false, config_.peer_address);
             return;
         }
-        if (wants_attempt()) handshaker_.connect(now_ns, true);
+        if (wants_attempt()) handshaker_.connect(now_ns, true, attempt_address());
         if (!handshaker_.holding()) {
             hold_until_ns_ = 0;
             return;
@@ -265,27 +379,42 @@ class EndpointImpl final : public Endpoint {
         }
     }
 
-    void install(uint64_t now_ns, const CompletedHandshake& completed) {
-        if (session_) {
-            next_rate_ = session_->rate_bits_per_s();
-            session_->add_to(totals_);
-            for (size_t i = 0; i < kClasses; ++i) {
-                const SendStream& old = session_->sending(static_cast<Class>(i));
-                ended_[i] += old.departed_bytes() + old.unsent_bytes();
-                totals_.classes[i].queued_bytes = totals_.classes[i].unsent_bytes = 0;
-            }
+    // The session is over; its counters stay.
+    void retire(uint64_t now_ns) {
+        if (!session_) return;
+        next_rate_ = session_->rate_bits_per_s();
+        session_->add_to(totals_);
+        for (size_t i = 0; i < kClasses; ++i) {
+            const SendStream& old = session_->sending(static_cast<Class>(i));
+            ended_[i] += old.departed_bytes() + old.unsent_bytes();
+            totals_.classes[i].queued_bytes = totals_.classes[i].unsent_bytes = 0;
         }
-        session_ = std::make_unique<Session>(config_, completed.secrets, next_rate_, now_ns);
-        session_peer_ = completed.peer;
+        totals_.inflight_bytes = 0;
+        session_.reset();
+        peer_identity_.reset();
+        paths_.clear();
+        response_.reset();
         suspect_ = false;
         silent_ns_ = 0;
         hold_until_ns_ = 0;
+        connect_ns_ = now_ns;
+    }
+
+    void install(uint64_t now_ns, const CompletedHandshake& completed) {
+        retire(now_ns);
+        peer_identity_ = completed.identity;
+        session_ = std::make_unique<Session>(config_, completed.secrets, next_rate_, now_ns);
+        session_peer_ = completed.peer;
         ++totals_.sessions;
     }
 
     EndpointConfig config_;
     Handshaker handshaker_;
+    PathValidator paths_;
+    std::optional<PathValidator::Challenge> response_;  // to a challenge of the peer; newest only
+    ProtocolClock clock_;
     Random random_;
+    std::shared_ptr<const PeerIdentity> peer_identity_;
     std::unique_ptr<Session> session_;
     wan_port::UdpAddress session_peer_{};
     uint64_t connect_ns_ = 0;

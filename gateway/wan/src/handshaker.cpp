@@ -1,32 +1,38 @@
 #include "handshaker.hpp"
 
-#include <openssl/rand.h>
-
 #include <algorithm>
 
 #include "evac/core/assert.hpp"
 #include "packet.hpp"
 
 namespace evac::wan {
-namespace {
+Handshaker::Handshaker(Role role, std::shared_ptr<const TlsContext> tls)
+    : role_(role), tls_(tls), listener_(std::move(tls)) {}
 
-uint64_t random_id() {
-    uint64_t id = 0;
-    EVAC_ASSERT(RAND_bytes(reinterpret_cast<unsigned char*>(&id), sizeof id) == 1);
-    return id;
+void Handshaker::set_tls(std::shared_ptr<const TlsContext> tls) {
+    tls_ = tls;
+    listener_.set_tls(std::move(tls));
+    abandon();
+    for (std::optional<Attempt>& slot : servers_) {
+        if (slot && slot->dtls) slot.reset();
+    }
+    reported_.clear();
 }
 
-}  // namespace
+bool Handshaker::distrusts(uint64_t now_ns, const PeerIdentity& identity) {
+    const std::string reason = why_distrusted(*tls_, role_, identity);
+    if (reason.empty()) return false;
+    not_before_ns_ = now_ns + kRefusedPauseNs;
+    report(reason);
+    return true;
+}
 
-Handshaker::Handshaker(Role role, wan_port::UdpAddress peer, std::shared_ptr<const TlsContext> tls)
-    : role_(role), peer_(peer), tls_(tls), listener_(std::move(tls)) {}
-
-void Handshaker::connect(uint64_t now_ns, bool cautious) {
+void Handshaker::connect(uint64_t now_ns, bool cautious, const wan_port::UdpAddress& peer) {
     EVAC_ASSERT(role_ == Role::connect);
     if (!may_connect(now_ns)) return;
     client_.emplace();
-    client_->id = random_id();
-    client_->peer = peer_;
+    client_->id = unpredictable_u64();
+    client_->peer = peer;
     client_->started_ns = client_->progress_ns = now_ns;
     client_->cautious = cautious;
     client_->dtls = std::make_unique<DtlsHandshake>(tls_, Role::connect);
@@ -111,13 +117,15 @@ std::optional<DropReason> Handshaker::receive_as_server(uint64_t now_ns,
     origin.from = from;
     origin.attempt = id;
     origin.now_ns = now_ns;
-    std::vector<Bytes> reply;
+    CookieReply reply;
     std::unique_ptr<DtlsHandshake> accepted;
     switch (listener_.offer(origin, body, reply, accepted)) {
         case DtlsListener::Verdict::malformed:
             return DropReason::handshake_malformed;
         case DtlsListener::Verdict::cookie_sent:
-            for (const Bytes& bytes : reply) push(from, id, bytes);
+            // A full ring forgets the answer: a genuine peer asks again.
+            if (cookie_count_ < kCookieRepliesMax)
+                cookie_replies_[(cookie_first_ + cookie_count_++) % kCookieRepliesMax] = reply;
             return DropReason::handshake_no_cookie;
         case DtlsListener::Verdict::accepted:
             break;
@@ -163,7 +171,14 @@ std::optional<DropReason> Handshaker::advance(uint64_t now_ns, Attempt& attempt,
     if (!failed) {
         CompletedHandshake completed;
         completed.peer = attempt.peer;
+        completed.identity = attempt.dtls->peer_identity();
         failed = !attempt.dtls->export_secrets(attempt.id, completed.secrets);
+        // The context may have been replaced after our last flight was out.
+        if (!failed && attempt.dtls->context() != tls_.get() &&
+            distrusts(now_ns, *completed.identity)) {
+            attempt.dtls.reset();
+            return DropReason::handshake_failed;
+        }
         if (!failed) {
             completed_.emplace(completed);
             reported_.clear();
@@ -199,7 +214,7 @@ void Handshaker::tick(uint64_t now_ns) {
 }
 
 uint64_t Handshaker::next_timeout_ns() const {
-    if (!outgoing_.empty()) return 0;
+    if (!outgoing_.empty() || cookie_count_ > 0) return 0;
     uint64_t next = UINT64_MAX;
     if (client_) {
         if (!client_->held) next = std::min(next, client_->resend_ns);
@@ -222,16 +237,25 @@ void Handshaker::push(const wan_port::UdpAddress& to, uint64_t attempt, const By
 }
 
 size_t Handshaker::transmit(std::span<std::byte> out, wan_port::UdpAddress& to) {
-    if (outgoing_.empty()) return 0;
-    const Outgoing& next = outgoing_.front();
+    if (outgoing_.empty() && cookie_count_ == 0) return 0;
     PacketWriter writer(out);
     writer.u8(kTypeHandshake);
     writer.u8(kVersion);
-    writer.le64(next.attempt);
-    writer.put(next.bytes);
+    if (!outgoing_.empty()) {
+        const Outgoing& next = outgoing_.front();
+        writer.le64(next.attempt);
+        writer.put(next.bytes);
+        to = next.to;
+        outgoing_.pop_front();
+    } else {
+        const CookieReply& reply = cookie_replies_[cookie_first_];
+        writer.le64(reply.attempt);
+        write_cookie_reply(writer, reply);
+        to = reply.to;
+        cookie_first_ = (cookie_first_ + 1) % kCookieRepliesMax;
+        --cookie_count_;
+    }
     EVAC_ASSERT(writer.ok());
-    to = next.to;
-    outgoing_.pop_front();
     return writer.size();
 }
 

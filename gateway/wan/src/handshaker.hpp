@@ -31,6 +31,7 @@ namespace evac::wan {
 struct CompletedHandshake {
     SessionSecrets secrets;
     wan_port::UdpAddress peer;
+    std::shared_ptr<const PeerIdentity> identity;
 };
 
 // One exchange under way, or finished and lingering. (At namespace scope: clang 14 cannot use a
@@ -61,11 +62,18 @@ class Handshaker {
     static constexpr uint64_t kRefusedPauseNs = 1'000'000'000;
     static constexpr uint64_t kFailedPauseNs = 250'000'000;
     static constexpr size_t kOutgoingMax = 64;
+    static constexpr size_t kCookieRepliesMax = 32;
 
-    Handshaker(Role role, wan_port::UdpAddress peer, std::shared_ptr<const TlsContext> tls);
+    Handshaker(Role role, std::shared_ptr<const TlsContext> tls);
+
+    // For the handshakes from now on; one under way begins anew.
+    void set_tls(std::shared_ptr<const TlsContext> tls);
+    // Whether the present context refuses a peer that was accepted earlier; take_refusal() then
+    // says why, and the next attempt waits a moment.
+    bool distrusts(uint64_t now_ns, const PeerIdentity& identity);
 
     // Connecting side. `cautious`: hold at the peer's first answer until proceed() or abandon().
-    void connect(uint64_t now_ns, bool cautious);
+    void connect(uint64_t now_ns, bool cautious, const wan_port::UdpAddress& peer);
     bool attempting() const { return client_.has_value(); }
     bool holding() const { return client_.has_value() && client_->held.has_value(); }
     void proceed(uint64_t now_ns);
@@ -108,12 +116,14 @@ class Handshaker {
     void report(const std::string& text);
 
     Role role_;
-    wan_port::UdpAddress peer_;
     std::shared_ptr<const TlsContext> tls_;
     DtlsListener listener_;
     std::optional<Attempt> client_;
     std::array<std::optional<Attempt>, kAttemptsMax> servers_;
     std::deque<Outgoing> outgoing_;
+    std::array<CookieReply, kCookieRepliesMax> cookie_replies_{};  // a ring
+    size_t cookie_first_ = 0;
+    size_t cookie_count_ = 0;
     std::optional<CompletedHandshake> completed_;
     uint64_t not_before_ns_ = 0;
     uint64_t attempts_ = 0;

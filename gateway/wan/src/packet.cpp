@@ -93,6 +93,12 @@ void write_ack(PacketWriter& out, const AckFrame& ack) {
     }
 }
 
+void write_path_frame(PacketWriter& out, uint8_t type, uint64_t value) {
+    out.u8(type);
+    out.varint(sizeof value);
+    out.le64(value);
+}
+
 size_t fragment_header_bytes(const Fragment& fragment, size_t length) {
     return 1 + varint_bytes(fragment.message) + varint_bytes(fragment.total) +
            varint_bytes(fragment.offset) + varint_bytes(length);
@@ -154,6 +160,9 @@ bool parse_fragment(ByteReader& reader, uint8_t type, Fragment& fragment) {
 bool parse_frames(ByteSpan payload, Frames& frames) {
     frames.elicits_ack = false;
     frames.has_ack = false;
+    frames.path_challenge.reset();
+    frames.path_response.reset();
+    frames.path_moved.reset();
     frames.fragment_count = 0;
     ByteReader reader(payload);
     while (!reader.at_end()) {
@@ -170,6 +179,11 @@ bool parse_frames(ByteSpan payload, Frames& frames) {
                 return false;
             ++frames.fragment_count;
             frames.elicits_ack = true;
+        } else if (type >= kFramePathChallenge && type <= kFramePathMoved) {
+            if (read_varint(reader) != sizeof(uint64_t)) return false;
+            (type == kFramePathChallenge  ? frames.path_challenge
+             : type == kFramePathResponse ? frames.path_response
+                                          : frames.path_moved) = reader.le64();
         } else if (type >= kFrameSkippable) {
             const uint64_t length = read_varint(reader);
             if (!reader.ok() || length > reader.remaining()) return false;

@@ -8,19 +8,21 @@
 //   AAD hint       = 0x03 version(1)=0x01 tag(4) number(8)          "I have no such session":
 //   unauthenticated, a hint
 //
-//   frame      = PADDING | PING | ACK | MESSAGE | skippable
-//   PADDING    = 0x00
-//   PING       = 0x01
-//   ACK        = 0x02 largest(v) delay_us(v) extra(v) first(v) {gap(v) length(v)}*extra  {bytes(v)
-//   messages(v)}*4
+//   frame      = PADDING | PING | ACK | MESSAGE | PATH_CHALLENGE | PATH_RESPONSE | PATH_MOVED |
+//   skippable PADDING    = 0x00 PING       = 0x01 ACK        = 0x02 largest(v) delay_us(v) extra(v)
+//   first(v) {gap(v) length(v)}*extra  {bytes(v) messages(v)}*4
 //                first = packets acknowledged below `largest`, contiguous; gap = missing packets -
 //                1; length = acknowledged packets - 1; then per class the credit: cumulative bytes
 //                and messages
 //   MESSAGE    = 0x10+class message(v) total(v) offset(v) length(v) bytes
-//   skippable  = type(1) >= 0x40, length(v), bytes              ignored when unknown: room for
-//   later extensions
+//   PATH_CHALLENGE = 0x50 0x08 value(8)    "are you at the address that I send this to?"
+//   PATH_RESPONSE  = 0x51 0x08 value(8)    to where the challenge came from, with its value
+//   PATH_MOVED     = 0x52 0x08 value(8)    "I see you elsewhere now": 2 x count + (1: not only the
+//   port) skippable  = type(1) >= 0x40, length(v), bytes              ignored when unknown: room
+//   for later extensions
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "evac/core/bytes.hpp"
@@ -43,6 +45,12 @@ inline constexpr uint8_t kFramePing = 0x01;
 inline constexpr uint8_t kFrameAck = 0x02;
 inline constexpr uint8_t kFrameMessage = 0x10;    // + class
 inline constexpr uint8_t kFrameSkippable = 0x40;  // and above
+
+inline constexpr uint8_t kFramePathChallenge = 0x50;  // 0x50..0x5f: the path
+inline constexpr uint8_t kFramePathResponse = 0x51;
+inline constexpr uint8_t kFramePathMoved = 0x52;
+inline constexpr size_t kPathFrameBytes = 10;
+inline constexpr size_t kPathDatagramBytes = kDataHeaderBytes + kPathFrameBytes + kTagBytes;
 
 inline constexpr size_t kAckRangesMax = 32;
 inline constexpr size_t kFragmentsPerPacketMax = 16;
@@ -86,6 +94,9 @@ struct Frames {
     bool elicits_ack = false;
     bool has_ack = false;
     AckFrame ack;
+    std::optional<uint64_t> path_challenge;  // the last of each, should there be several
+    std::optional<uint64_t> path_response;
+    std::optional<uint64_t> path_moved;
     size_t fragment_count = 0;
     std::array<Fragment, kFragmentsPerPacketMax> fragments{};
 };
@@ -118,6 +129,7 @@ void write_data_header(PacketWriter& out, const DataHeader& header);
 bool read_data_header(ByteSpan datagram, DataHeader& header);
 
 void write_ack(PacketWriter& out, const AckFrame& ack);
+void write_path_frame(PacketWriter& out, uint8_t type, uint64_t value);
 void write_fragment(PacketWriter& out, const Fragment& fragment);
 size_t fragment_header_bytes(const Fragment& fragment, size_t length);
 

@@ -40,6 +40,19 @@ void RateControl::set_ceiling(uint64_t bytes_per_s) {
     update_outputs();
 }
 
+void RateControl::restart(uint64_t now_ns) {
+    RateLimits limits = limits_;
+    limits.start_bytes_per_s =
+        std::clamp(rate_bytes_per_s() / 2, limits.floor_bytes_per_s, limits.ceiling_bytes_per_s);
+    RateControl fresh(limits, now_ns);
+    fresh.delivered_ = delivered_;
+    fresh.first_sent_ns_ = first_sent_ns_;
+    fresh.round_end_delivered_ = delivered_;
+    fresh.restarted_ns_ = now_ns;
+    fresh.loss_smoothed_ = loss_smoothed_;
+    *this = fresh;
+}
+
 uint64_t RateControl::rate_bytes_per_s() const {
     const uint64_t best = *std::max_element(filter_.begin(), filter_.end());
     return best == 0 ? limits_.start_bytes_per_s : best;
@@ -104,7 +117,7 @@ void RateControl::on_ack_end(uint64_t now_ns, uint64_t inflight, uint64_t lost_b
     const uint64_t interval = std::max(send_ns, ack_ns);
     first_sent_ns_ = ack_sent_ns_;
     // Shorter than a round trip: the acknowledgements were bunched, the quotient means nothing.
-    if (interval >= min_rtt_ns() && interval > 0) {
+    if (interval >= min_rtt_ns() && interval > 0 && ack_sent_ns_ >= restarted_ns_) {
         const uint64_t bytes = delivered_ - ack_newest_.delivered_bytes;
         const auto sample =
             static_cast<uint64_t>(static_cast<double>(bytes) * 1e9 / static_cast<double>(interval));

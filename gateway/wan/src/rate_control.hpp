@@ -43,6 +43,9 @@ class RateControl {
     RateControl(const RateLimits& limits, uint64_t now_ns);
 
     void set_ceiling(uint64_t bytes_per_s);
+    // Another path: rate and RTT are learnt anew, beginning at half of the old rate. What is in
+    // flight stays accounted.
+    void restart(uint64_t now_ns);
 
     DeliverySnapshot on_sent(uint64_t now_ns, uint64_t inflight_before);
     // One packet newly acknowledged; call for each packet of an ack, then on_ack_end once.
@@ -85,6 +88,7 @@ class RateControl {
     uint64_t delivered_ = 0;
     uint64_t delivered_ns_ = 0;
     uint64_t first_sent_ns_ = 0;
+    uint64_t restarted_ns_ = 0;       // packets sent before it say nothing about this path
     uint64_t app_limited_until_ = 0;  // delivered_ value; 0 = not limited
 
     // The ack being processed.

@@ -15,6 +15,8 @@ SentPacket& Recovery::prepare() {
     p.number = UINT64_MAX;
     p.state = SentPacket::State::none;
     p.chunk_count = 0;
+    p.mtu_probe = false;
+    p.carries_move = false;
     return p;
 }
 
@@ -59,7 +61,7 @@ void Recovery::finish_ack(uint64_t now_ns, const AckFrame& ack) {
     pto_from_ns_ = now_ns;
     pto_count_ = 0;
     if (newest_ == nullptr) return;
-    if (newest_->number == ack.ranges[0].last)
+    if (newest_->number == ack.ranges[0].last && newest_->number >= path_first_)
         sample_rtt(now_ns, now_ns - newest_->sent_ns, ack.delay_us * 1000);
     if (!has_acked_ || newest_->number > largest_acked_) {
         largest_acked_ = newest_->number;
@@ -83,6 +85,16 @@ void Recovery::sample_rtt(uint64_t now_ns, uint64_t rtt_ns, uint64_t delay_ns) {
     rttvar_ns_ = (3 * rttvar_ns_ + deviation) / 4;
     srtt_ns_ = (7 * srtt_ns_ + rtt_ns) / 8;
     reorder_ns_ -= reorder_ns_ / 1024;
+}
+
+void Recovery::on_path_change(uint64_t now_ns, bool forget_rtt) {
+    path_first_ = next_number_;
+    pto_from_ns_ = now_ns;
+    pto_count_ = 0;
+    if (!forget_rtt) return;
+    has_rtt_ = false;
+    latest_rtt_ns_ = 0;
+    reorder_ns_ = 0;
 }
 
 uint64_t Recovery::loss_delay_ns() const {

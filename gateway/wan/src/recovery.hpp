@@ -27,6 +27,8 @@ struct SentPacket {
     uint8_t chunk_count = 0;
     uint8_t key_generation = 0;
     bool carries_credit = false;  // a window update that must be repeated if this is lost
+    bool carries_move = false;    // the same for PATH_MOVED
+    bool mtu_probe = false;       // may be lost for its size: no sign of congestion
     std::array<ChunkRef, kChunksPerPacketMax> chunks{};
 };
 
@@ -93,10 +95,12 @@ class Recovery {
                 loss_ns_ = due;
                 return;
             }
-            outcome.lost_bytes += p.wire_bytes;
+            if (!p.mtu_probe && p.number >= path_first_) outcome.lost_bytes += p.wire_bytes;
             give_up(p, lost);
         }
     }
+    // The peer has another address: what was sent to the old one says nothing about the new path.
+    void on_path_change(uint64_t now_ns, bool forget_rtt);
 
     uint64_t loss_timer_ns() const { return loss_ns_; }
     uint64_t pto_timer_ns() const;  // UINT64_MAX when nothing is outstanding
@@ -121,7 +125,7 @@ class Recovery {
         p.state = SentPacket::State::lost;
         inflight_ -= p.wire_bytes;
         --outstanding_;
-        ++lost_packets_;
+        if (!p.mtu_probe) ++lost_packets_;
         lost(static_cast<const SentPacket&>(p));
     }
     SentPacket& at(uint64_t number) { return packets_[number % kInflightPacketsMax]; }
@@ -182,6 +186,7 @@ class Recovery {
     uint64_t loss_ns_ = UINT64_MAX;
     uint64_t pto_from_ns_ = 0;
     uint32_t pto_count_ = 0;
+    uint64_t path_first_ = 0;  // first packet sent on the present path
     uint64_t lost_packets_ = 0;
     uint64_t spurious_packets_ = 0;
     uint8_t acked_generation_ = 0;

@@ -21,13 +21,9 @@ bool SendStream::push(Bytes&& message) {
     Slot& s = slot(end_);
     s.bytes = std::move(message);
     const size_t size = s.bytes.size();
-    const size_t header = 1 + varint_bytes(end_) + 2 * varint_bytes(size) + 2;
-    const size_t chunk_bytes_max = payload_bytes_max_ - header;
-    // Equal chunks: the last one of a message is never a crumb that wastes a packet.
-    const size_t chunks = (size + chunk_bytes_max - 1) / chunk_bytes_max;
-    s.chunk_bytes = static_cast<uint32_t>((size + chunks - 1) / chunks);
-    s.chunks = static_cast<uint16_t>((size + s.chunk_bytes - 1) / s.chunk_bytes);
+    cut(s, end_);
     s.sent = s.acked = 0;
+    s.cut = 0;
     s.acked_set.reset();
     s.lost_set.reset();
     cost_ += message_cost(size);
@@ -36,6 +32,67 @@ bool SendStream::push(Bytes&& message) {
     unsent_bytes_ += size;
     ++end_;
     return true;
+}
+
+void SendStream::cut(Slot& s, uint64_t message) const {
+    const size_t size = s.bytes.size();
+    const size_t header = 1 + varint_bytes(message) + 2 * varint_bytes(size) + 2;
+    const size_t chunk_bytes_max = payload_bytes_max_ - header;
+    // Equal chunks: the last one of a message is never a crumb that wastes a packet.
+    const size_t chunks = (size + chunk_bytes_max - 1) / chunk_bytes_max;
+    s.chunk_bytes = static_cast<uint32_t>((size + chunks - 1) / chunks);
+    s.chunks = static_cast<uint16_t>((size + s.chunk_bytes - 1) / s.chunk_bytes);
+}
+
+void SendStream::set_payload_max(size_t payload_bytes_max) {
+    EVAC_ASSERT(payload_bytes_max >= kChunkBytesMin + kMessageHeaderBytesMax);
+    payload_bytes_max_ = payload_bytes_max;
+    for (uint64_t m = base_; m < end_; ++m) {
+        Slot& s = slot(m);
+        if (s.acked == s.chunks) continue;
+        const size_t header = 1 + varint_bytes(m) + 2 * varint_bytes(s.bytes.size()) + 2;
+        if (s.sent == 0) {
+            cut(s, m);
+        } else if (s.chunk_bytes + header > payload_bytes_max_) {
+            cut_again(m);
+        }
+    }
+}
+
+// A new chunk is acknowledged when all of its bytes were; any other that was begun goes again.
+void SendStream::cut_again(uint64_t message) {
+    Slot& s = slot(message);
+    const Slot old = {{},      0,     s.chunk_bytes, s.chunks,  s.sent,
+                      s.acked, s.cut, s.acked_set,   s.lost_set};
+    const size_t size = s.bytes.size();
+    const size_t sent_bytes = std::min<size_t>(size, size_t{old.sent} * old.chunk_bytes);
+    cut(s, message);
+    ++s.cut;
+    lost_chunks_ -= old.lost_set.count();
+    s.acked_set.reset();
+    s.lost_set.reset();
+    s.acked = 0;
+    s.sent = static_cast<uint16_t>((sent_bytes + s.chunk_bytes - 1) / s.chunk_bytes);
+    for (uint16_t chunk = 0; chunk < s.sent; ++chunk) {
+        const size_t from = size_t{chunk} * s.chunk_bytes;
+        const size_t to = from + chunk_size(s, chunk);
+        bool acked = true;
+        for (size_t o = from / old.chunk_bytes; o * old.chunk_bytes < to; ++o)
+            acked = acked && old.acked_set.test(o);
+        if (acked) {
+            s.acked_set.set(chunk);
+            ++s.acked;
+        } else {
+            s.lost_set.set(chunk);
+            ++lost_chunks_;
+        }
+    }
+    lost_hint_ = std::min(lost_hint_, message);
+    // The chunk at the border counts as begun, with the bytes that it takes in.
+    const size_t begun = std::min<size_t>(size, size_t{s.sent} * s.chunk_bytes);
+    unsent_bytes_ -= begun - sent_bytes;
+    departed_bytes_ += begun - sent_bytes;
+    if (message == unsent_ && s.sent == s.chunks) ++unsent_;
 }
 
 size_t SendStream::chunk_size(const Slot& s, uint16_t chunk) {
@@ -53,11 +110,11 @@ std::optional<ChunkRef> SendStream::next() const {
             const Slot& s = slot(m);
             if (s.lost_set.none()) continue;
             const size_t chunk = s.lost_set._Find_first();
-            return ChunkRef{m, static_cast<uint16_t>(chunk), class_};
+            return ChunkRef{m, static_cast<uint16_t>(chunk), class_, s.cut};
         }
     }
     if (unsent_ < end_ && credit_covers(unsent_))
-        return ChunkRef{unsent_, slot(unsent_).sent, class_};
+        return ChunkRef{unsent_, slot(unsent_).sent, class_, slot(unsent_).cut};
     return std::nullopt;
 }
 
@@ -65,7 +122,7 @@ std::optional<ChunkRef> SendStream::oldest() const {
     if (base_ >= end_) return std::nullopt;
     const Slot& s = slot(base_);
     for (uint16_t chunk = 0; chunk < s.sent; ++chunk) {
-        if (!s.acked_set.test(chunk)) return ChunkRef{base_, chunk, class_};
+        if (!s.acked_set.test(chunk)) return ChunkRef{base_, chunk, class_, s.cut};
     }
     return std::nullopt;
 }

@@ -30,6 +30,7 @@ struct ChunkRef {
     uint64_t message = 0;
     uint16_t chunk = 0;
     Class c = Class::control;
+    uint8_t cut = 0;  // which cutting of the message `chunk` counts in; older ones are ignored
 };
 
 class SendStream {
@@ -40,6 +41,11 @@ class SendStream {
 
     bool push(Bytes&& message);  // false: full, untouched
 
+    // Packets have another size from now on. Messages whose chunks do not fit any more are cut
+    // again: what of them was acknowledged stays so, what was under way counts as lost. Messages
+    // not begun follow in either direction.
+    void set_payload_max(size_t payload_bytes_max);
+
     // What should go next: a chunk that was lost, else one never sent that the peer's credit
     // allows.
     std::optional<ChunkRef> next() const;
@@ -47,6 +53,8 @@ class SendStream {
     std::optional<ChunkRef> oldest() const;
     bool blocked_by_credit() const;
 
+    // Whether `ref` still names bytes that wait for an acknowledgement.
+    bool holds(const ChunkRef& ref) const { return live(ref) && !slot(ref.message).bytes.empty(); }
     Fragment fragment(const ChunkRef& ref) const;  // views into the message
     // `ref` was put into a packet (it is next() or oldest()).
     void mark_sent(const ChunkRef& ref);
@@ -70,13 +78,18 @@ class SendStream {
         uint16_t chunks = 0;
         uint16_t sent = 0;  // chunks put on the wire at least once: [0, sent)
         uint16_t acked = 0;
+        uint8_t cut = 0;
         std::bitset<kChunksMax> acked_set;
         std::bitset<kChunksMax> lost_set;
     };
     Slot& slot(uint64_t message) { return slots_[message % kSendMessagesMax]; }
     const Slot& slot(uint64_t message) const { return slots_[message % kSendMessagesMax]; }
     static size_t chunk_size(const Slot& s, uint16_t chunk);
-    bool live(const ChunkRef& ref) const { return ref.message >= base_ && ref.message < end_; }
+    bool live(const ChunkRef& ref) const {
+        return ref.message >= base_ && ref.message < end_ && slot(ref.message).cut == ref.cut;
+    }
+    void cut(Slot& s, uint64_t message) const;
+    void cut_again(uint64_t message);
     bool credit_covers(uint64_t message) const;
 
     Class class_;

@@ -1,6 +1,7 @@
 #include "session.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "evac/core/assert.hpp"
 
@@ -15,6 +16,12 @@ constexpr uint32_t kProbesMax = 2;
 uint64_t wire_size(size_t datagram) {
     return datagram + kWireOverheadBytes;
 }
+size_t datagram_size(const SentPacket& packet) {
+    return packet.wire_bytes - kWireOverheadBytes;
+}
+size_t payload_bytes(size_t datagram) {
+    return datagram - kDataHeaderBytes - kTagBytes;
+}
 
 }  // namespace
 
@@ -25,6 +32,7 @@ Session::Session(const EndpointConfig& config, const SessionSecrets& secrets,
       tag_(secrets.tag),
       seal_(secrets.send),
       open_(secrets.receive),
+      mtu_(config.datagram_bytes_max),
       rate_({config.ceiling_bits_per_s / 8, config.floor_bits_per_s / 8,
              std::clamp(start_bits_per_s, config.floor_bits_per_s, config.ceiling_bits_per_s) / 8},
             now_ns),
@@ -32,7 +40,7 @@ Session::Session(const EndpointConfig& config, const SessionSecrets& secrets,
       heard_ns_(now_ns),
       elicited_ns_(now_ns),
       phase_ns_(now_ns) {
-    const size_t payload_max = config.datagram_bytes_max - kDataHeaderBytes - kTagBytes;
+    const size_t payload_max = payload_bytes(mtu_.datagram_bytes());
     send_.reserve(kClasses);
     receive_.reserve(kClasses);
     for (size_t i = 0; i < kClasses; ++i) {
@@ -47,6 +55,7 @@ Session::Session(const EndpointConfig& config, const SessionSecrets& secrets,
 
 std::optional<DropReason> Session::receive(uint64_t now_ns, ByteSpan datagram) {
     DataHeader header;
+    arrival_ = {};
     if (!read_data_header(datagram, header)) return DropReason::too_short;
     if (datagram.size() > plain_.size() || header.number > kVarintMax) return DropReason::bad_tag;
     switch (replay_.check(header.number)) {
@@ -72,9 +81,21 @@ std::optional<DropReason> Session::receive(uint64_t now_ns, ByteSpan datagram) {
     }
     rekeys_ += open_.generation() - generation;
     replay_.mark(header.number);
+    arrival_.authentic = true;
+    arrival_.newest = header.number >= received_end_;
+    received_end_ = std::max(received_end_, header.number + 1);
     heard_ns_ = now_ns;
     ++packets_received_;
     return receive_payload(now_ns, header.number, plain);
+}
+
+bool Session::is_authentic_copy(ByteSpan datagram) {
+    DataHeader header;
+    if (!read_data_header(datagram, header) || datagram.size() > plain_.size()) return false;
+    const size_t sealed_size = datagram.size() - kDataHeaderBytes - kTagBytes;
+    return open_.open(header.phase, header.number, datagram.first(kDataHeaderBytes),
+                      datagram.subspan(kDataHeaderBytes, sealed_size), datagram.last(kTagBytes),
+                      std::span(plain_).first(sealed_size)) == OpenKeys::Outcome::ok;
 }
 
 std::optional<DropReason> Session::receive_payload(uint64_t now_ns, uint64_t number,
@@ -84,19 +105,22 @@ std::optional<DropReason> Session::receive_payload(uint64_t now_ns, uint64_t num
     if (frames_.has_ack) {
         RecoveryOutcome outcome;
         const bool sane = recovery_.on_ack(
-            now_ns, frames_.ack, outcome,
-            [&](const SentPacket& p) {
-                for (size_t i = 0; i < p.chunk_count; ++i)
-                    send_[index(p.chunks[i].c)].mark_acked(p.chunks[i]);
-            },
-            [&](const SentPacket& p) { on_lost(p); });
+            now_ns, frames_.ack, outcome, [&](const SentPacket& p) { on_acked(now_ns, p); },
+            [&](const SentPacket& p) { on_lost(now_ns, p); });
         if (!sane) return DropReason::malformed_frame;
+        follow_mtu();
         for (size_t i = 0; i < kClasses; ++i) send_[i].grant(frames_.ack.credit[i]);
     }
     for (size_t i = 0; i < frames_.fragment_count; ++i) {
         receive_[index(frames_.fragments[i].c)].apply(frames_.fragments[i]);
     }
     acks_.on_received(now_ns, number, frames_.elicits_ack);
+    arrival_.path_challenge = frames_.path_challenge;
+    arrival_.path_response = frames_.path_response;
+    if (frames_.path_moved && *frames_.path_moved / 2 > moves_heard_) {
+        moves_heard_ = *frames_.path_moved / 2;
+        restart_path(now_ns, *frames_.path_moved % 2 == 1);
+    }
     return std::nullopt;
 }
 
@@ -119,10 +143,38 @@ std::optional<DropReason> Session::check_fragments(const Frames& frames) const {
     return std::nullopt;
 }
 
-void Session::on_lost(const SentPacket& packet) {
+void Session::on_acked(uint64_t now_ns, const SentPacket& packet) {
+    for (size_t i = 0; i < packet.chunk_count; ++i)
+        send_[index(packet.chunks[i].c)].mark_acked(packet.chunks[i]);
+    mtu_.on_acked(now_ns, packet.number, datagram_size(packet), packet.mtu_probe);
+}
+
+void Session::follow_mtu() {
+    if (mtu_.datagram_bytes() == cut_for_bytes_) return;
+    cut_for_bytes_ = mtu_.datagram_bytes();
+    for (SendStream& stream : send_) stream.set_payload_max(payload_bytes(cut_for_bytes_));
+}
+
+void Session::on_path_change(uint64_t now_ns, bool new_route) {
+    moves_told_ = (moves_told_ / 2 + 1) * 2 + (new_route ? 1 : 0);
+    move_wanted_ = true;
+    restart_path(now_ns, new_route);
+}
+
+void Session::restart_path(uint64_t now_ns, bool new_route) {
+    recovery_.on_path_change(now_ns, new_route);
+    if (new_route) rate_.restart(now_ns);
+    mtu_.restart();
+    follow_mtu();
+    ping_probe_ = true;  // its acknowledgement shows what the old path has swallowed
+}
+
+void Session::on_lost(uint64_t now_ns, const SentPacket& packet) {
+    mtu_.on_lost(now_ns, packet.number, datagram_size(packet), packet.mtu_probe);
     for (size_t i = 0; i < packet.chunk_count; ++i)
         send_[index(packet.chunks[i].c)].mark_lost(packet.chunks[i]);
     if (packet.carries_credit) credit_wanted_ = true;
+    if (packet.carries_move) move_wanted_ = true;
 }
 
 std::optional<Bytes> Session::take(Class c) {
@@ -149,22 +201,28 @@ bool Session::credit_is_stale() const {
 void Session::tick(uint64_t now_ns) {
     if (now_ns >= recovery_.loss_timer_ns()) {
         RecoveryOutcome outcome;
-        recovery_.detect(now_ns, outcome, [&](const SentPacket& p) { on_lost(p); });
+        recovery_.detect(now_ns, outcome, [&](const SentPacket& p) { on_lost(now_ns, p); });
+        follow_mtu();
         rate_.on_ack_end(now_ns, recovery_.inflight_bytes(), outcome.lost_bytes, false);
     }
     if (now_ns >= recovery_.pto_timer_ns()) {
         recovery_.on_pto(now_ns);
         probes_ = std::min(probes_ + 1, kProbesMax);
+        small_probe_ = mtu_.datagram_bytes() > PathMtu::kBaseBytes;
     }
     if (recovery_.outstanding() == 0 && now_ns - elicited_ns_ >= config_.keepalive_interval_ns)
         ping_probe_ = true;
 }
 
 uint64_t Session::next_timeout_ns() const {
-    if (probes_ > 0 || ping_probe_ || credit_wanted_) return 0;
+    if (probes_ > 0 || ping_probe_ || small_probe_ || credit_wanted_ || move_wanted_) return 0;
     uint64_t next = std::min({acks_.due_ns(), recovery_.loss_timer_ns(), recovery_.pto_timer_ns()});
     if (recovery_.outstanding() == 0)
         next = std::min(next, elicited_ns_ + config_.keepalive_interval_ns);
+    if (recovery_.room()) {
+        const uint64_t probe = mtu_.next_timeout_ns();
+        if (probe != UINT64_MAX) next = std::min(next, std::max(probe, rate_.next_send_ns()));
+    }
     if (recovery_.inflight_bytes() < rate_.window_bytes() && recovery_.room() && has_data()) {
         next = std::min(next, rate_.next_send_ns() + kPacingQuantumNs);
     }
@@ -217,8 +275,11 @@ void Session::account_turn(Class c, size_t bytes) {
 }
 
 size_t Session::transmit(uint64_t now_ns, std::span<std::byte> out) {
-    if (ping_probe_ || credit_wanted_) return build(now_ns, Kind::ping, out);
+    if (ping_probe_ || credit_wanted_ || move_wanted_) return build(now_ns, Kind::ping, out);
     if (probes_ > 0) return build(now_ns, Kind::probe, out);
+    if (small_probe_) return build(now_ns, Kind::ping, out);
+    if (mtu_.probe_waits(now_ns) && recovery_.room() && now_ns >= rate_.next_send_ns())
+        return build(now_ns, Kind::mtu_probe, out);
     if (has_data()) {
         if (data_allowed(now_ns)) return build(now_ns, Kind::data, out);
         if (control_bypass(now_ns)) return build(now_ns, Kind::control, out);
@@ -298,11 +359,13 @@ void Session::maybe_rekey(uint64_t now_ns) {
 
 size_t Session::build(uint64_t now_ns, Kind kind, std::span<std::byte> out) {
     maybe_rekey(now_ns);
-    recovery_.make_room([&](const SentPacket& p) { on_lost(p); });
+    recovery_.make_room([&](const SentPacket& p) { on_lost(now_ns, p); });
+    follow_mtu();
     SentPacket& record = recovery_.prepare();
     record.carries_credit = false;
     record.key_generation = seal_.phase();
-    const size_t size_max = std::min(out.size(), config_.datagram_bytes_max);
+    const size_t size_max = std::min(
+        out.size(), kind == Kind::mtu_probe ? mtu_.probe_bytes(now_ns) : mtu_.datagram_bytes());
     PacketWriter writer(out.first(size_max - kTagBytes));
     write_data_header(writer, {seal_.phase(), tag_, recovery_.next_number()});
     bool elicits = true;
@@ -316,25 +379,52 @@ size_t Session::build(uint64_t now_ns, Kind kind, std::span<std::byte> out) {
             add_probe(writer, record);
             break;
         case Kind::ping:
-            ping_probe_ = false;
-            write_pending_ack(now_ns, writer, 1, record);
+            ping_probe_ = small_probe_ = false;
+            write_pending_ack(now_ns, writer, 1 + kPathFrameBytes, record);
             credit_wanted_ = false;
+            if (move_wanted_) write_path_frame(writer, kFramePathMoved, moves_told_);
+            record.carries_move = std::exchange(move_wanted_, false);
             writer.u8(kFramePing);
             break;
         case Kind::ack:
             write_pending_ack(now_ns, writer, 0, record);
             elicits = record.carries_credit;
             break;
+        case Kind::mtu_probe:
+            record.mtu_probe = true;
+            mtu_.on_probe_sent(recovery_.next_number());
+            writer.u8(kFramePing);
+            while (writer.room() > 0) writer.u8(kFramePadding);
+            break;
     }
     // What room is left may carry an acknowledgement that is waiting anyway.
     if (kind != Kind::ack && kind != Kind::ping && acks_.pending())
         write_pending_ack(now_ns, writer, 0, record);
     EVAC_ASSERT(writer.ok() && writer.size() > kDataHeaderBytes);
-    const size_t size = writer.size() + kTagBytes;
+    return seal(now_ns, out, writer.size(), elicits);
+}
+
+size_t Session::transmit_path_frame(uint64_t now_ns, std::span<std::byte> out, uint8_t type,
+                                    uint64_t value) {
+    maybe_rekey(now_ns);
+    recovery_.make_room([&](const SentPacket& p) { on_lost(now_ns, p); });
+    SentPacket& record = recovery_.prepare();
+    record.carries_credit = false;
+    record.key_generation = seal_.phase();
+    PacketWriter writer(out.first(PathMtu::kBaseBytes - kTagBytes));
+    write_data_header(writer, {seal_.phase(), tag_, recovery_.next_number()});
+    write_path_frame(writer, type, value);
+    EVAC_ASSERT(writer.ok());
+    return seal(now_ns, out, writer.size(), false);
+}
+
+// Closes a packet of `written` bytes (header and frames) and accounts for it.
+size_t Session::seal(uint64_t now_ns, std::span<std::byte> out, size_t written, bool elicits) {
+    const size_t size = written + kTagBytes;
     const bool sealed =
         seal_.seal(recovery_.next_number(), out.first(kDataHeaderBytes),
-                   out.subspan(kDataHeaderBytes, writer.size() - kDataHeaderBytes),
-                   std::span<std::byte, kTagBytes>(out.data() + writer.size(), kTagBytes));
+                   out.subspan(kDataHeaderBytes, written - kDataHeaderBytes),
+                   std::span<std::byte, kTagBytes>(out.data() + written, kTagBytes));
     EVAC_ASSERT(sealed);
     recovery_.on_sent(now_ns, static_cast<uint32_t>(wire_size(size)), elicits);
     if (elicits) {
@@ -360,6 +450,9 @@ void Session::add_to(Stats& s) const {
     s.packets_spurious += recovery_.spurious_packets();
     s.probes_sent += probes_sent_;
     s.rekeys += rekeys_;
+    s.path_mtu_bytes = mtu_.datagram_bytes();
+    s.path_mtu_probes += mtu_.probes();
+    s.path_mtu_black_holes += mtu_.black_holes();
     for (size_t i = 0; i < kClasses; ++i) {
         ClassStats& c = s.classes[i];
         c.sent_messages += send_[i].messages();

@@ -12,6 +12,7 @@
 #include "crypto.hpp"
 #include "evac/wan/endpoint.hpp"
 #include "packet.hpp"
+#include "path_mtu.hpp"
 #include "rate_control.hpp"
 #include "receive_stream.hpp"
 #include "recovery.hpp"
@@ -29,16 +30,33 @@ class Session {
 
     // A datagram of type data with our tag. Returns why it was dropped, if it was.
     std::optional<DropReason> receive(uint64_t now_ns, ByteSpan datagram);
+    // What the endpoint must know of the packet that receive() has just looked at.
+    struct Arrival {
+        bool authentic = false;
+        bool newest = false;  // its number is above all before it
+        std::optional<uint64_t> path_challenge;
+        std::optional<uint64_t> path_response;
+    };
+    const Arrival& arrival() const { return arrival_; }
+    // A copy of a packet that arrived before (receive() said replayed) and not a forgery.
+    bool is_authentic_copy(ByteSpan datagram);
     // The part of receive() after decryption; public for the fuzzer.
     std::optional<DropReason> receive_payload(uint64_t now_ns, uint64_t number, ByteSpan payload);
     void tick(uint64_t now_ns);
     size_t transmit(uint64_t now_ns, std::span<std::byte> out);
+    // A packet of its own for the path being validated; nobody waits for its acknowledgement.
+    size_t transmit_path_frame(uint64_t now_ns, std::span<std::byte> out, uint8_t type,
+                               uint64_t value);
     uint64_t next_timeout_ns() const;
 
     bool push(Class c, Bytes&& message) { return send_[index(c)].push(std::move(message)); }
     std::optional<Bytes> take(Class c);
     // Ask the peer for a sign of life now, whatever the rate and the window say.
     void request_probe() { ping_probe_ = true; }
+    // The peer has another address. `new_route`: not only its port changed. The peer is told, since
+    // its packets take another path, too.
+    void on_path_change(uint64_t now_ns, bool new_route);
+    size_t datagram_bytes() const { return mtu_.datagram_bytes(); }  // present size of data packets
 
     // How long the peer has left us without an answer; 0 when nothing is open or it was just heard.
     uint64_t unanswered_ns(uint64_t now_ns) const;
@@ -54,7 +72,7 @@ class Session {
     void add_to(Stats& stats) const;
 
   private:
-    enum class Kind : uint8_t { data, control, probe, ping, ack };
+    enum class Kind : uint8_t { data, control, probe, ping, ack, mtu_probe };
 
     bool data_allowed(uint64_t now_ns) const;
     bool control_bypass(uint64_t now_ns) const;
@@ -71,7 +89,11 @@ class Session {
     void maybe_rekey(uint64_t now_ns);
     std::optional<DropReason> check_fragments(const Frames& frames) const;
     bool credit_is_stale() const;
-    void on_lost(const SentPacket& packet);
+    void on_lost(uint64_t now_ns, const SentPacket& packet);
+    void on_acked(uint64_t now_ns, const SentPacket& packet);
+    void restart_path(uint64_t now_ns, bool new_route);
+    void follow_mtu();  // after acknowledgements and losses: messages are cut to the new size
+    size_t seal(uint64_t now_ns, std::span<std::byte> out, size_t written, bool elicits);
 
     const EndpointConfig config_;
     uint64_t id_;
@@ -79,6 +101,10 @@ class Session {
     SealKeys seal_;
     OpenKeys open_;
     ReplayWindow replay_;
+    uint64_t received_end_ = 0;  // 1 + the largest authentic packet number
+    Arrival arrival_;
+    PathMtu mtu_;
+    size_t cut_for_bytes_ = PathMtu::kBaseBytes;
     AckTracker acks_;
     RateControl rate_;
     Recovery recovery_;
@@ -89,9 +115,13 @@ class Session {
     Frames frames_;
     std::array<std::byte, kDatagramBytesMax> plain_{};
 
-    uint32_t probes_ = 0;      // tail probes to send, with data
-    bool ping_probe_ = false;  // a ping to send at once
+    uint32_t probes_ = 0;       // tail probes to send, with data
+    bool ping_probe_ = false;   // a ping to send at once
+    bool small_probe_ = false;  // a ping after a probe that a black hole may swallow
     bool credit_wanted_ = false;
+    bool move_wanted_ = false;  // PATH_MOVED must go out
+    uint64_t moves_told_ = 0;   // its value: 2 x count + new route
+    uint64_t moves_heard_ = 0;
     uint64_t heard_ns_;
     uint64_t elicited_ns_;  // when we last sent something that asks for an answer
     uint64_t phase_packets_ = 0;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <mutex>
 
 #include "evac/core/spsc_ring.hpp"
 #include "evac/core/unique_fd.hpp"
@@ -129,6 +130,15 @@ class TransportImpl final : public Transport {
         ceiling_.store(rate, std::memory_order_release);
         wake();
     }
+    void set_tls(std::shared_ptr<const TlsContext> tls) override {
+        EVAC_ASSERT(tls != nullptr);
+        {
+            const std::lock_guard lock(tls_mutex_);
+            tls_pending_ = std::move(tls);
+        }
+        tls_changed_.store(true, std::memory_order_release);
+        ring(wake_);
+    }
 
   private:
     uint64_t difference(Class c, std::atomic<uint64_t> Lane::*done) const {
@@ -147,6 +157,7 @@ class TransportImpl final : public Transport {
     bool flush(uint64_t now_ns);
     bool deliver();
     void track_session();
+    void take_tls(uint64_t now_ns);
     void track_room();
     void publish(uint64_t now_ns);
     void event(TransportEvent::Kind kind, std::string text);
@@ -169,6 +180,9 @@ class TransportImpl final : public Transport {
     std::atomic<uint64_t> ceiling_;
     std::atomic<uint64_t> limit_bytes_;  // of unsent bytes per class
     PublishedStats stats_;
+    std::mutex tls_mutex_;  // held for a pointer's move, some times a day
+    std::shared_ptr<const TlsContext> tls_pending_;
+    std::atomic<bool> tls_changed_{false};
 
     // Packet thread only.
     std::array<Bytes, kTransmitBatch> batch_;
@@ -177,6 +191,7 @@ class TransportImpl final : public Transport {
     size_t batch_sent_ = 0;
     std::array<wan_port::UdpAddress, kTransmitBatch> batch_to_{};
     uint64_t ceiling_seen_ = 0;
+    uint64_t moves_seen_ = 0;
     uint64_t stats_at_ns_ = 0;
     uint64_t blind_sleep_ns_ = kBlindSleepFirstNs;
     bool wait_fd_failed_ = false;
@@ -245,6 +260,7 @@ bool TransportImpl::pass(uint64_t now_ns) {
         ceiling_seen_ = ceiling;
         endpoint_->set_ceiling_bits_per_s(ceiling);
     }
+    if (tls_changed_.exchange(false, std::memory_order_acq_rel)) take_tls(now_ns);
     const size_t received = port_.receive(
         kReceiveBudget, [&](const wan_port::UdpAddress& from, std::span<const std::byte> datagram) {
             endpoint_->receive(now_ns, from, datagram);
@@ -257,6 +273,15 @@ bool TransportImpl::pass(uint64_t now_ns) {
     track_room();
     if (now_ns - stats_at_ns_ >= kStatsEveryNs) publish(now_ns);
     return received == kReceiveBudget || fed || flushed || delivered;
+}
+
+void TransportImpl::take_tls(uint64_t now_ns) {
+    std::shared_ptr<const TlsContext> tls;
+    {
+        const std::lock_guard lock(tls_mutex_);
+        tls = std::move(tls_pending_);
+    }
+    if (tls != nullptr) endpoint_->set_tls(now_ns, std::move(tls));
 }
 
 void TransportImpl::event(TransportEvent::Kind kind, std::string text) {
@@ -275,9 +300,14 @@ void TransportImpl::track_session() {
         session_.store(session, std::memory_order_release);
         state_.store(now, std::memory_order_release);
         publish(clock_.now_ns());
-        event(TransportEvent::Kind::session_up, "session up");
+        if (endpoint_->session() == SessionId::none) {
+            event(TransportEvent::Kind::session_down, "session down");
+        } else {
+            event(TransportEvent::Kind::session_up, "session up");
+        }
         ring(data_);
         for (Lane& lane : lanes_) {
+            if (lane.stalled) lane.dropped_bytes += lane.stalled->bytes.size();
             lane.stalled.reset();
             ring(lane.writable);
         }
@@ -391,6 +421,12 @@ void TransportImpl::publish(uint64_t now_ns) {
     stats_at_ns_ = now_ns;
     const Stats stats = endpoint_->stats(now_ns);
     stats_.store(stats);
+    if (stats.path_changes != moves_seen_) {
+        moves_seen_ = stats.path_changes;
+        const wan_port::UdpAddress peer{static_cast<uint32_t>(stats.peer_ip),
+                                        static_cast<uint16_t>(stats.peer_port)};
+        event(TransportEvent::Kind::peer_moved, "the peer is at " + to_string(peer) + " now");
+    }
     const uint64_t by_rate = stats.pacing_rate_bits_per_s / 8 * config_.send_buffer_ms / 1000;
     limit_bytes_.store(std::max<uint64_t>(config_.send_buffer_bytes, by_rate),
                        std::memory_order_relaxed);

@@ -129,6 +129,7 @@ TEST(Handshake, IgnoresOtherAddresses) {
     EndpointConfig config;
     config.role = Role::listen;
     config.peer_address = World::kAddressA;
+    config.allow_address_change = false;
     auto server = std::move(*Endpoint::create(config, site_b_context(), 1, 1));
     server->receive(1, {1, 2}, as_byte_span("\x01\x01something"));
     EXPECT_EQ(server->stats(1).drops[static_cast<size_t>(DropReason::wrong_address)], 1u);

@@ -32,6 +32,7 @@ struct LinkModel {
     uint64_t reorder_ns = 5 * kNsPerMs;
     uint64_t jitter_ns = 0;
     bool outage = false;
+    size_t mtu_bytes = kDatagramBytesMax;  // UDP payload; larger ones vanish without a word
 };
 
 class World {
@@ -56,6 +57,19 @@ class World {
     }
 
     uint64_t now_ns() const { return now_ns_; }
+    // The clock of one side, which may have jumped.
+    uint64_t clock_ns(size_t side) const { return now_ns_ + clock_ahead_ns_[side]; }
+    void jump_clock(size_t side, uint64_t by_ns) {
+        clock_ahead_ns_[side] += by_ns;
+        note(0xc10c, side, by_ns);
+    }
+    // From now on the side sends from, and is reached at, another address; datagrams under way to
+    // the old one are lost, as behind a NAT that forgot the mapping.
+    wan_port::UdpAddress address(size_t side) const { return address_[side]; }
+    void move(size_t side, const wan_port::UdpAddress& to) {
+        address_[side] = to;
+        note(0x30e, side, uint64_t{to.ip} << 16 | to.port);
+    }
     Endpoint& a() { return *ends_[0]; }
     Endpoint& b() { return *ends_[1]; }
     Endpoint& end(size_t side) { return *ends_[side]; }
@@ -67,14 +81,14 @@ class World {
     void restart(size_t side) {
         auto made = Endpoint::create(side == 0 ? options_.a : options_.b,
                                      side == 0 ? site_a_context() : site_b_context(),
-                                     random_.next(), now_ns_);
+                                     random_.next(), clock_ns(side));
         EVAC_ASSERT(made.ok());
         ends_[side] = std::move(*made);
         note(0x5e5e, side, now_ns_);
     }
 
     void at(uint64_t time_ns, std::function<void()> action) {
-        events_.push({time_ns, order_++, 2, {}, std::move(action)});
+        events_.push({time_ns, order_++, 2, {}, std::move(action), {}, {}});
     }
 
     // Called after each step with the present time.
@@ -100,10 +114,18 @@ class World {
     }
     // Sees (and may change or drop, by clearing) every datagram as it enters the path.
     std::function<void(size_t from, Bytes&)> tap;
+    // Sees every datagram that was sent to an address where neither side is.
+    std::function<void(size_t from, const wan_port::UdpAddress& to, const Bytes&)> stray;
     void inject(size_t to, Bytes bytes, uint64_t delay_ns = 0) {
-        events_.push({now_ns_ + delay_ns, order_++, to, std::move(bytes), {}});
+        inject_from(to, address_[1 - to], std::move(bytes), delay_ns);
+    }
+    void inject_from(size_t to, const wan_port::UdpAddress& from, Bytes bytes,
+                     uint64_t delay_ns = 0) {
+        events_.push({now_ns_ + delay_ns, order_++, to, std::move(bytes), {}, from, address_[to]});
     }
     uint64_t steps() const { return steps_; }
+    size_t events() const { return events_.size(); }
+    uint64_t stray_bytes() const { return stray_bytes_; }
 
   private:
     struct Event {
@@ -112,6 +134,8 @@ class World {
         size_t to;  // 0, 1: datagram for that side; 2: action
         Bytes bytes;
         std::function<void()> action;
+        wan_port::UdpAddress source{};
+        wan_port::UdpAddress target{};
         bool operator<(const Event& other) const {
             return at_ns != other.at_ns ? at_ns > other.at_ns : order > other.order;
         }
@@ -125,7 +149,12 @@ class World {
 
     bool step(uint64_t end_ns) {
         uint64_t next = end_ns;
-        for (auto& e : ends_) next = std::min(next, std::max(e->next_timeout_ns(), now_ns_));
+        for (size_t side = 0; side < 2; ++side) {
+            const uint64_t timeout = ends_[side]->next_timeout_ns();
+            if (timeout == UINT64_MAX) continue;
+            next = std::min(next,
+                            timeout <= clock_ns(side) ? now_ns_ : timeout - clock_ahead_ns_[side]);
+        }
         if (!events_.empty()) next = std::min(next, events_.top().at_ns);
         if (next >= end_ns) {
             now_ns_ = end_ns;
@@ -137,32 +166,37 @@ class World {
         now_ns_ = next;
         ++steps_;
         while (!events_.empty() && events_.top().at_ns <= now_ns_) {
-            Event event = events_.top();
+            Event event = std::move(const_cast<Event&>(events_.top()));
             events_.pop();
             if (event.to == 2) {
                 event.action();
-            } else {
-                ends_[event.to]->receive(now_ns_, event.to == 0 ? kAddressB : kAddressA,
-                                         event.bytes);
+            } else if (event.target == address_[event.to]) {
+                ends_[event.to]->receive(clock_ns(event.to), event.source, event.bytes);
             }
         }
         if (on_step) on_step();
         for (size_t side = 0; side < 2; ++side) {
-            ends_[side]->tick(now_ns_);
+            ends_[side]->tick(clock_ns(side));
             wan_port::UdpAddress to;
-            while (const size_t size = ends_[side]->transmit(now_ns_, buffer_, to)) {
-                carry(side, Bytes(buffer_.begin(), buffer_.begin() + static_cast<ptrdiff_t>(size)));
+            while (const size_t size = ends_[side]->transmit(clock_ns(side), buffer_, to)) {
+                carry(side, to,
+                      Bytes(buffer_.begin(), buffer_.begin() + static_cast<ptrdiff_t>(size)));
             }
         }
         return true;
     }
 
-    void carry(size_t from, Bytes bytes) {
+    void carry(size_t from, const wan_port::UdpAddress& to, Bytes bytes) {
         Link& link = links_[from];
         const LinkModel& m = link.model;
         note(from, bytes.size(), now_ns_);
         if (tap) tap(from, bytes);
         if (bytes.empty()) return;
+        if (!(to == address_[1 - from])) {
+            stray_bytes_ += bytes.size();
+            if (stray) stray(from, to, bytes);
+            return;
+        }
         const auto wire = static_cast<double>(bytes.size() + kWireOverheadBytes);
         const uint64_t backlog_ns = link.free_ns > now_ns_ ? link.free_ns - now_ns_ : 0;
         const double backlog_bytes = static_cast<double>(backlog_ns) * m.rate_bits_per_s / 8e9;
@@ -175,7 +209,8 @@ class World {
             std::max(link.free_ns, now_ns_) + static_cast<uint64_t>(wire * 8e9 / m.rate_bits_per_s);
         link.bytes += static_cast<uint64_t>(wire);
         link.bad = link.bad ? !random_.chance(m.burst_leave) : random_.chance(m.burst_enter);
-        if (m.outage || random_.chance(m.loss) || (link.bad && random_.chance(m.burst_loss)))
+        if (m.outage || bytes.size() > m.mtu_bytes || random_.chance(m.loss) ||
+            (link.bad && random_.chance(m.burst_loss)))
             return;
         if (random_.chance(m.corrupt)) {
             const size_t bit = random_.below(bytes.size() * 8);
@@ -185,8 +220,14 @@ class World {
         if (m.jitter_ns > 0) arrival += random_.below(m.jitter_ns);
         if (random_.chance(m.reorder)) arrival += random_.below(m.reorder_ns);
         if (random_.chance(m.duplicate))
-            events_.push({arrival + random_.below(20 * kNsPerMs), order_++, 1 - from, bytes, {}});
-        events_.push({arrival, order_++, 1 - from, std::move(bytes), {}});
+            events_.push({arrival + random_.below(20 * kNsPerMs),
+                          order_++,
+                          1 - from,
+                          bytes,
+                          {},
+                          address_[from],
+                          to});
+        events_.push({arrival, order_++, 1 - from, std::move(bytes), {}, address_[from], to});
     }
 
     Options options_;
@@ -196,6 +237,9 @@ class World {
     std::priority_queue<Event> events_;
     std::vector<std::byte> buffer_ = std::vector<std::byte>(kDatagramBytesMax);
     uint64_t now_ns_ = kNsPerSecond;
+    std::array<uint64_t, 2> clock_ahead_ns_{};
+    std::array<wan_port::UdpAddress, 2> address_{kAddressA, kAddressB};
+    uint64_t stray_bytes_ = 0;
     uint64_t order_ = 0;
     uint64_t trace_ = 0xcbf29ce484222325ULL;
     uint64_t same_time_ = 0;

@@ -11,7 +11,9 @@
 //          while ((size = transmit(now, buffer, to)) != 0) send it
 //          sleep until next_timeout_ns(), an arrival, or something to send
 //
-// `now_ns` is monotonic and never decreases between calls.
+// `now_ns` is monotonic and never decreases between calls. A loop that comes back long after
+// next_timeout_ns() was stopped (a paused guest, a clock that jumped): that time is not counted
+// against the peer or the path.
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -27,7 +29,7 @@ namespace evac::wan {
 
 enum class Role : uint8_t {
     connect,  // DTLS client: starts handshakes; peer_address is required
-    listen,   // DTLS server: answers; peer_address {0,0} accepts any source address
+    listen,   // DTLS server: answers; peer_address {0,0} accepts any source address (see below)
 };
 
 struct ClassLimits {
@@ -41,6 +43,11 @@ inline constexpr size_t kDatagramBytesMax = 9000;
 struct EndpointConfig {
     Role role = Role::connect;
     wan_port::UdpAddress peer_address{};
+    // true: peer_address is where the connecting side begins. A session follows the peer to another
+    // address (NAT rebinding, another uplink) once it has proved to be there, and a listening side
+    // answers hellos from anywhere: certificates say who it is, not addresses. false: a session
+    // stays where it began, and with a peer_address everything from elsewhere is dropped unread.
+    bool allow_address_change = true;
     size_t datagram_bytes_max =
         1472;  // UDP payload, kDatagramBytesMin..kDatagramBytesMax; the port's maximum or less
 
@@ -88,6 +95,12 @@ class Endpoint {
     // `to`. 0 = nothing now.
     virtual size_t transmit(uint64_t now_ns, std::span<std::byte> out,
                             wan_port::UdpAddress& to) = 0;
+    // Certificates, authorities and revocation list for the handshakes from now on. The living
+    // session goes on, unless the new context does not trust the peer's certificate any more
+    // (revoked, authority gone, other name): then it ends at once and take_refusal() says why. Time
+    // alone (an expired certificate or list) does not end a session.
+    virtual void set_tls(uint64_t now_ns, std::shared_ptr<const TlsContext> tls) = 0;
+
     // When tick() and transmit() must be called next without an arrival; UINT64_MAX = never.
     virtual uint64_t next_timeout_ns() const = 0;
 

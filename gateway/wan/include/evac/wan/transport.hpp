@@ -29,7 +29,14 @@ struct TransportConfig {
 };
 
 struct TransportEvent {
-    enum class Kind : uint8_t { session_up, peer_silent, peer_heard, refused };
+    enum class Kind : uint8_t {
+        session_up,
+        session_down,  // ended by set_tls(): the peer is not trusted any more
+        peer_silent,
+        peer_heard,
+        peer_moved,  // the session goes on at another address of the peer
+        refused
+    };
     Kind kind{};
     SessionId session{};
     std::string text;  // for the log
@@ -78,6 +85,8 @@ class Transport {
     virtual SessionState state() const = 0;
     virtual Stats stats() const = 0;  // at most about 100 ms old while there is traffic
     virtual void set_ceiling_bits_per_s(uint64_t rate) = 0;
+    // See Endpoint::set_tls(). Takes effect on the packet thread soon after; of several, the last.
+    virtual void set_tls(std::shared_ptr<const TlsContext> tls) = 0;
 };
 
 }  // namespace evac::wan

@@ -104,7 +104,15 @@ struct Stats {
     uint64_t bytes_sent = 0;        // UDP payload
     uint64_t bytes_received = 0;
     uint64_t probes_sent = 0;
-    uint64_t rekeys = 0;  // key phases entered, both directions
+    uint64_t rekeys = 0;                // key phases entered, both directions
+    uint64_t path_mtu_bytes = 0;        // UDP payload that data packets may have now
+    uint64_t path_mtu_probes = 0;       // sent
+    uint64_t path_mtu_black_holes = 0;  // times the size fell because large packets vanished
+    uint64_t peer_ip = 0;               // where the session sends, host byte order
+    uint64_t peer_port = 0;
+    uint64_t path_challenges = 0;  // sent
+    uint64_t path_changes = 0;     // the session went on at another address of the peer
+    uint64_t path_refused = 0;     // addresses that did not prove to be the peer's
     std::array<ClassStats, kClasses> classes{};
     std::array<uint64_t, kDropReasons> drops{};
 };
