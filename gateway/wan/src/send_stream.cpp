@@ -10,19 +10,38 @@ SendStream::SendStream(Class c, size_t send_bytes_max, size_t payload_bytes_max)
     : class_(c),
       send_bytes_max_(send_bytes_max),
       payload_bytes_max_(payload_bytes_max),
-      slots_(kSendMessagesMax) {
+      slots_(kSendMessagesMax),
+      waiting_(kSendMessagesMax) {
     EVAC_ASSERT(payload_bytes_max_ >= kChunkBytesMin + kMessageHeaderBytesMax);
 }
 
-bool SendStream::push(Bytes&& message) {
+bool SendStream::push(Bytes&& message, const SendOptions& options) {
     EVAC_ASSERT(!message.empty() && message.size() <= kMessageBytesMax);
-    if (end_ - base_ >= kSendMessagesMax) return false;
+    if (end_ - base_ + waiting_count_ >= kSendMessagesMax) return false;
     if (unacked_bytes_ > 0 && unacked_bytes_ + message.size() > send_bytes_max_) return false;
+    unacked_bytes_ += message.size();
+    unsent_bytes_ += message.size();
+    ++accepted_;
+    waiting(waiting_count_++) = {std::move(message), options};
+    if (options.deadline_ns != 0) deadline_ns_ = std::min(deadline_ns_, options.deadline_ns);
+    promote();
+    return true;
+}
+
+void SendStream::promote() {
+    if (unsent_ < end_ || waiting_count_ == 0) return;
+    Waiting& first = waiting(0);
+    waiting_head_ = (waiting_head_ + 1) % kSendMessagesMax;
+    --waiting_count_;
     Slot& s = slot(end_);
-    s.bytes = std::move(message);
+    s.bytes = std::move(first.bytes);
+    s.options = first.options;
     const size_t size = s.bytes.size();
     const size_t header = 1 + varint_bytes(end_) + 2 * varint_bytes(size) + 2;
-    const size_t chunk_bytes_max = payload_bytes_max_ - header;
+    const size_t room = payload_bytes_max_ - reserve_bytes_;
+    const size_t chunk_bytes_max = (size + kChunksMax - 1) / kChunksMax + header <= room
+                                       ? room - header
+                                       : payload_bytes_max_ - header;
     // Equal chunks: the last one of a message is never a crumb that wastes a packet.
     const size_t chunks = (size + chunk_bytes_max - 1) / chunk_bytes_max;
     s.chunk_bytes = static_cast<uint32_t>((size + chunks - 1) / chunks);
@@ -32,10 +51,54 @@ bool SendStream::push(Bytes&& message) {
     s.lost_set.reset();
     cost_ += message_cost(size);
     s.cost_end = cost_;
-    unacked_bytes_ += size;
-    unsent_bytes_ += size;
     ++end_;
-    return true;
+}
+
+bool SendStream::due(uint64_t now_ns, const SendOptions& options) {
+    if (options.deadline_ns == 0) return false;
+    if (now_ns >= options.deadline_ns) return true;
+    deadline_ns_ = std::min(deadline_ns_, options.deadline_ns);
+    return false;
+}
+
+uint64_t SendStream::account_drop(uint64_t size) {
+    unacked_bytes_ -= size;
+    unsent_bytes_ -= size;
+    dropped_bytes_ += size;
+    return size;
+}
+
+uint64_t SendStream::drop_head() {
+    Slot& s = slot(unsent_);
+    const uint64_t size = s.bytes.size();
+    s.bytes = Bytes();
+    cost_ -= message_cost(size);
+    --end_;
+    promote();
+    return account_drop(size);
+}
+
+uint64_t SendStream::drop_waiting(size_t i) {
+    const uint64_t size = waiting(i).bytes.size();
+    for (; i > 0; --i) waiting(i) = std::move(waiting(i - 1));
+    waiting(0) = {};
+    waiting_head_ = (waiting_head_ + 1) % kSendMessagesMax;
+    --waiting_count_;
+    return account_drop(size);
+}
+
+std::optional<uint64_t> SendStream::cancel(uint64_t ticket) {
+    if (ticket == 0) return std::nullopt;
+    if (head_unbegun() && slot(unsent_).options.ticket == ticket) {
+        ++cancelled_messages_;
+        return drop_head();
+    }
+    for (size_t i = 0; i < waiting_count_; ++i) {
+        if (waiting(i).options.ticket != ticket) continue;
+        ++cancelled_messages_;
+        return drop_waiting(i);
+    }
+    return std::nullopt;
 }
 
 size_t SendStream::chunk_size(const Slot& s, uint16_t chunk) {
@@ -95,7 +158,10 @@ void SendStream::mark_sent(const ChunkRef& ref) {
         ++s.sent;
         unsent_bytes_ -= size;
         departed_bytes_ += size;
-        if (s.sent == s.chunks) ++unsent_;
+        if (s.sent == s.chunks) {
+            ++unsent_;
+            promote();
+        }
         return;
     }
     retransmitted_bytes_ += size;
