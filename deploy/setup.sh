@@ -9,7 +9,7 @@ packages=(
   # data plane, storage, crypto, formats
   libdpdk-dev librocksdb-dev libzstd-dev libxxhash-dev libssl-dev libnbd-dev
   nlohmann-json3-dev libtomlplusplus-dev libpugixml-dev libcli11-dev libspdlog-dev libfmt-dev
-  libmicrohttpd-dev libgnutls28-dev libcurl4-openssl-dev libsystemd-dev
+  libisal-dev libmicrohttpd-dev libgnutls28-dev libcurl4-openssl-dev libsystemd-dev
   # tests
   libgtest-dev libgmock-dev jq
   # guests, namespaces and proofs of the quickstart

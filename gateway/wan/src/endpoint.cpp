@@ -84,6 +84,9 @@ Status validate(const EndpointConfig& c) {
         return bad("probe_interval_ns, keepalive_interval_ns", "below 10 ms", "10 ms or more");
     }
     if (c.rekey_after_packets == 0) return bad("rekey_after_packets", "0", "1 or more");
+    if (c.fec_history_bytes < kFecHistoryBytesMin || c.fec_history_bytes > kFecHistoryBytesMax) {
+        return bad("fec_history_bytes", std::to_string(c.fec_history_bytes), "64 KiB to 64 MiB");
+    }
     for (size_t i = 0; i < kClasses; ++i) {
         const ClassLimits& limits = c.classes[i];
         if (limits.send_bytes_max < kMessageBytesMax ||
@@ -152,11 +155,23 @@ class EndpointImpl final : public Endpoint {
             retire(now_ns);
     }
 
-    SendResult send(Class c, SessionId session, Bytes&& message) override {
+    using Endpoint::send;
+    SendResult send(Class c, SessionId session, Bytes&& message,
+                    const SendOptions& options) override {
         if (message.empty() || message.size() > kMessageBytesMax) return SendResult::invalid;
         if (!session_ || session == SessionId::none) return SendResult::not_connected;
         if (session != session_->id()) return SendResult::session_changed;
-        return session_->push(c, std::move(message)) ? SendResult::ok : SendResult::full;
+        return session_->push(c, std::move(message), options) ? SendResult::ok : SendResult::full;
+    }
+
+    Dropped::Reason cancel(Class c, SessionId session, uint64_t ticket) override {
+        const bool live = session_ && session == session_->id();
+        return live && session_->cancel(c, ticket) ? Dropped::Reason::cancelled
+                                                   : Dropped::Reason::too_late;
+    }
+
+    std::optional<Dropped> take_dropped() override {
+        return session_ ? session_->take_dropped() : std::nullopt;
     }
 
     std::optional<Message> take(Class c) override {
@@ -177,10 +192,14 @@ class EndpointImpl final : public Endpoint {
     std::optional<std::string> take_refusal() override { return handshaker_.take_refusal(); }
 
     uint64_t departed_bytes(Class c) const override {
-        return ended_[index(c)] + (session_ ? session_->sending(c).departed_bytes() : 0);
+        if (!session_) return ended_[index(c)];
+        const SendStream& stream = session_->sending(c);
+        return ended_[index(c)] + stream.departed_bytes() + stream.dropped_bytes();
     }
     uint64_t released_bytes(Class c) const override {
-        return ended_[index(c)] + (session_ ? session_->sending(c).released_bytes() : 0);
+        if (!session_) return ended_[index(c)];
+        const SendStream& stream = session_->sending(c);
+        return ended_[index(c)] + stream.released_bytes() + stream.dropped_bytes();
     }
 
     void set_ceiling_bits_per_s(uint64_t rate) override {
@@ -386,7 +405,7 @@ class EndpointImpl final : public Endpoint {
         session_->add_to(totals_);
         for (size_t i = 0; i < kClasses; ++i) {
             const SendStream& old = session_->sending(static_cast<Class>(i));
-            ended_[i] += old.departed_bytes() + old.unsent_bytes();
+            ended_[i] += old.departed_bytes() + old.unsent_bytes() + old.dropped_bytes();
             totals_.classes[i].queued_bytes = totals_.classes[i].unsent_bytes = 0;
         }
         totals_.inflight_bytes = 0;

@@ -115,6 +115,62 @@ void write_fragment(PacketWriter& out, const Fragment& fragment) {
 
 namespace {
 
+size_t parity_body_bytes(const ParityFrame& f, uint64_t carrier) {
+    size_t size = varint_bytes(f.block) + 3 + varint_bytes(carrier - f.numbers[0]);
+    for (size_t i = 1; i < f.members; ++i)
+        size += varint_bytes(f.numbers[i] - f.numbers[i - 1] - 1);
+    return size + f.shard.size();
+}
+
+size_t recovered_body_bytes(const RecoveredFrame& f) {
+    size_t size = varint_bytes(f.total);
+    for (size_t i = 0; i < f.count; ++i) size += varint_bytes(f.numbers[i]);
+    return size;
+}
+
+bool parse_parity(ByteReader reader, ParityFrame& f) {
+    f.block = read_varint(reader);
+    f.members = reader.u8();
+    f.rows = reader.u8();
+    f.row = reader.u8();
+    f.back = read_varint(reader);
+    if (!reader.ok() || f.members == 0 || f.members > kFecMembersMax || f.rows == 0 ||
+        f.rows > kFecParityMax || f.row >= f.rows || f.back == 0 || f.back > kParitySpanMax) {
+        return false;
+    }
+    f.numbers[0] = 0;
+    for (size_t i = 1; i < f.members; ++i) {
+        const uint64_t gap = read_varint(reader);
+        if (!reader.ok() || gap >= kParitySpanMax) return false;
+        f.numbers[i] = f.numbers[i - 1] + 1 + gap;
+        if (f.numbers[i] >= f.back) return false;
+    }
+    f.shard = reader.take(reader.remaining());
+    return reader.ok() && f.shard.size() > kFecLengthBytes;
+}
+
+bool parse_recovered(ByteReader reader, RecoveredFrame& f) {
+    f.total = read_varint(reader);
+    f.count = 0;
+    while (reader.ok() && !reader.at_end()) {
+        if (f.count == kRecoveredNumbersMax) return false;
+        f.numbers[f.count++] = read_varint(reader);
+    }
+    return reader.ok();
+}
+
+bool parse_skippable(uint8_t type, ByteSpan body, Frames& frames) {
+    if (type == kFrameParity) {
+        if (frames.has_parity || !parse_parity(ByteReader(body), frames.parity)) return false;
+        frames.has_parity = true;
+    } else if (type == kFrameRecovered) {
+        if (frames.has_recovered || !parse_recovered(ByteReader(body), frames.recovered))
+            return false;
+        frames.has_recovered = true;
+    }
+    return true;
+}
+
 bool parse_ack(ByteReader& reader, AckFrame& ack) {
     uint64_t last = read_varint(reader);
     ack.delay_us = read_varint(reader);
@@ -157,6 +213,43 @@ bool parse_fragment(ByteReader& reader, uint8_t type, Fragment& fragment) {
 
 }  // namespace
 
+size_t parity_frame_bytes(const ParityFrame& parity, uint64_t carrier) {
+    const size_t body = parity_body_bytes(parity, carrier);
+    return 1 + varint_bytes(body) + body;
+}
+
+void write_parity(PacketWriter& out, const ParityFrame& parity) {
+    out.u8(kFrameParity);
+    out.varint(parity_body_bytes(parity, parity.carrier));
+    out.varint(parity.block);
+    out.u8(static_cast<uint8_t>(parity.members));
+    out.u8(parity.rows);
+    out.u8(parity.row);
+    out.varint(parity.carrier - parity.numbers[0]);
+    for (size_t i = 1; i < parity.members; ++i)
+        out.varint(parity.numbers[i] - parity.numbers[i - 1] - 1);
+    out.put(parity.shard);
+}
+
+size_t recovered_frame_bytes(const RecoveredFrame& recovered) {
+    const size_t body = recovered_body_bytes(recovered);
+    return 1 + varint_bytes(body) + body;
+}
+
+void write_recovered(PacketWriter& out, const RecoveredFrame& recovered) {
+    out.u8(kFrameRecovered);
+    out.varint(recovered_body_bytes(recovered));
+    out.varint(recovered.total);
+    for (size_t i = 0; i < recovered.count; ++i) out.varint(recovered.numbers[i]);
+}
+
+bool place_parity(ParityFrame& parity, uint64_t carrier) {
+    if (parity.back > carrier) return false;
+    parity.carrier = carrier;
+    for (size_t i = 0; i < parity.members; ++i) parity.numbers[i] += carrier - parity.back;
+    return true;
+}
+
 bool parse_frames(ByteSpan payload, Frames& frames) {
     frames.elicits_ack = false;
     frames.has_ack = false;
@@ -164,6 +257,7 @@ bool parse_frames(ByteSpan payload, Frames& frames) {
     frames.path_response.reset();
     frames.path_moved.reset();
     frames.fragment_count = 0;
+    frames.has_parity = frames.has_recovered = false;
     ByteReader reader(payload);
     while (!reader.at_end()) {
         const uint8_t type = reader.u8();
@@ -187,7 +281,8 @@ bool parse_frames(ByteSpan payload, Frames& frames) {
         } else if (type >= kFrameSkippable) {
             const uint64_t length = read_varint(reader);
             if (!reader.ok() || length > reader.remaining()) return false;
-            reader.take(static_cast<size_t>(length));
+            const ByteSpan body = reader.take(static_cast<size_t>(length));
+            if (!parse_skippable(type, body, frames)) return false;
         } else {
             return false;
         }

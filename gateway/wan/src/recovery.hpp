@@ -106,6 +106,11 @@ class Recovery {
     uint64_t pto_timer_ns() const;  // UINT64_MAX when nothing is outstanding
     void on_pto(uint64_t now_ns);   // the caller sends a probe
 
+    // What is known of a packet sent; nullptr when its record is gone.
+    const SentPacket* find(uint64_t number) const {
+        const SentPacket& p = packets_[number % kInflightPacketsMax];
+        return p.number == number ? &p : nullptr;
+    }
     uint64_t inflight_bytes() const { return inflight_; }
     uint64_t outstanding() const { return outstanding_; }
     uint64_t smoothed_rtt_ns() const { return has_rtt_ ? srtt_ns_ : RateControl::kInitialRttNs; }

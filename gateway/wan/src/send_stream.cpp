@@ -10,16 +10,32 @@ SendStream::SendStream(Class c, size_t send_bytes_max, size_t payload_bytes_max)
     : class_(c),
       send_bytes_max_(send_bytes_max),
       payload_bytes_max_(payload_bytes_max),
-      slots_(kSendMessagesMax) {
+      slots_(kSendMessagesMax),
+      waiting_(kSendMessagesMax) {
     EVAC_ASSERT(payload_bytes_max_ >= kChunkBytesMin + kMessageHeaderBytesMax);
 }
 
-bool SendStream::push(Bytes&& message) {
+bool SendStream::push(Bytes&& message, const SendOptions& options) {
     EVAC_ASSERT(!message.empty() && message.size() <= kMessageBytesMax);
-    if (end_ - base_ >= kSendMessagesMax) return false;
+    if (end_ - base_ + waiting_count_ >= kSendMessagesMax) return false;
     if (unacked_bytes_ > 0 && unacked_bytes_ + message.size() > send_bytes_max_) return false;
+    unacked_bytes_ += message.size();
+    unsent_bytes_ += message.size();
+    ++accepted_;
+    waiting(waiting_count_++) = {std::move(message), options};
+    if (options.deadline_ns != 0) deadline_ns_ = std::min(deadline_ns_, options.deadline_ns);
+    promote();
+    return true;
+}
+
+void SendStream::promote() {
+    if (unsent_ < end_ || waiting_count_ == 0) return;
+    Waiting& first = waiting(0);
+    waiting_head_ = (waiting_head_ + 1) % kSendMessagesMax;
+    --waiting_count_;
     Slot& s = slot(end_);
-    s.bytes = std::move(message);
+    s.bytes = std::move(first.bytes);
+    s.options = first.options;
     const size_t size = s.bytes.size();
     cut(s, end_);
     s.sent = s.acked = 0;
@@ -28,16 +44,64 @@ bool SendStream::push(Bytes&& message) {
     s.lost_set.reset();
     cost_ += message_cost(size);
     s.cost_end = cost_;
-    unacked_bytes_ += size;
-    unsent_bytes_ += size;
     ++end_;
-    return true;
+}
+
+bool SendStream::due(uint64_t now_ns, const SendOptions& options) {
+    if (options.deadline_ns == 0) return false;
+    if (now_ns >= options.deadline_ns) return true;
+    deadline_ns_ = std::min(deadline_ns_, options.deadline_ns);
+    return false;
+}
+
+uint64_t SendStream::account_drop(uint64_t size) {
+    unacked_bytes_ -= size;
+    unsent_bytes_ -= size;
+    dropped_bytes_ += size;
+    return size;
+}
+
+uint64_t SendStream::drop_head() {
+    Slot& s = slot(unsent_);
+    const uint64_t size = s.bytes.size();
+    s.bytes = Bytes();
+    cost_ -= message_cost(size);
+    --end_;
+    promote();
+    return account_drop(size);
+}
+
+uint64_t SendStream::drop_waiting(size_t i) {
+    const uint64_t size = waiting(i).bytes.size();
+    for (; i > 0; --i) waiting(i) = std::move(waiting(i - 1));
+    waiting(0) = {};
+    waiting_head_ = (waiting_head_ + 1) % kSendMessagesMax;
+    --waiting_count_;
+    return account_drop(size);
+}
+
+std::optional<uint64_t> SendStream::cancel(uint64_t ticket) {
+    if (ticket == 0) return std::nullopt;
+    if (head_unbegun() && slot(unsent_).options.ticket == ticket) {
+        ++cancelled_messages_;
+        return drop_head();
+    }
+    for (size_t i = 0; i < waiting_count_; ++i) {
+        if (waiting(i).options.ticket != ticket) continue;
+        ++cancelled_messages_;
+        return drop_waiting(i);
+    }
+    return std::nullopt;
 }
 
 void SendStream::cut(Slot& s, uint64_t message) const {
     const size_t size = s.bytes.size();
     const size_t header = 1 + varint_bytes(message) + 2 * varint_bytes(size) + 2;
-    const size_t chunk_bytes_max = payload_bytes_max_ - header;
+    // Room for parity over the packet, unless that would cut the message too small.
+    const size_t room = payload_bytes_max_ - reserve_bytes_;
+    const size_t chunk_bytes_max = (size + kChunksMax - 1) / kChunksMax + header <= room
+                                       ? room - header
+                                       : payload_bytes_max_ - header;
     // Equal chunks: the last one of a message is never a crumb that wastes a packet.
     const size_t chunks = (size + chunk_bytes_max - 1) / chunk_bytes_max;
     s.chunk_bytes = static_cast<uint32_t>((size + chunks - 1) / chunks);
@@ -62,8 +126,11 @@ void SendStream::set_payload_max(size_t payload_bytes_max) {
 // A new chunk is acknowledged when all of its bytes were; any other that was begun goes again.
 void SendStream::cut_again(uint64_t message) {
     Slot& s = slot(message);
-    const Slot old = {{},      0,     s.chunk_bytes, s.chunks,  s.sent,
-                      s.acked, s.cut, s.acked_set,   s.lost_set};
+    Slot old;
+    old.chunk_bytes = s.chunk_bytes;
+    old.sent = s.sent;
+    old.acked_set = s.acked_set;
+    old.lost_set = s.lost_set;
     const size_t size = s.bytes.size();
     const size_t sent_bytes = std::min<size_t>(size, size_t{old.sent} * old.chunk_bytes);
     cut(s, message);
@@ -92,7 +159,10 @@ void SendStream::cut_again(uint64_t message) {
     const size_t begun = std::min<size_t>(size, size_t{s.sent} * s.chunk_bytes);
     unsent_bytes_ -= begun - sent_bytes;
     departed_bytes_ += begun - sent_bytes;
-    if (message == unsent_ && s.sent == s.chunks) ++unsent_;
+    if (message == unsent_ && s.sent == s.chunks) {
+        ++unsent_;
+        promote();
+    }
 }
 
 size_t SendStream::chunk_size(const Slot& s, uint16_t chunk) {
@@ -152,7 +222,10 @@ void SendStream::mark_sent(const ChunkRef& ref) {
         ++s.sent;
         unsent_bytes_ -= size;
         departed_bytes_ += size;
-        if (s.sent == s.chunks) ++unsent_;
+        if (s.sent == s.chunks) {
+            ++unsent_;
+            promote();
+        }
         return;
     }
     retransmitted_bytes_ += size;

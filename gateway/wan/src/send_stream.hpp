@@ -1,6 +1,10 @@
 #pragma once
 // The sending half of one class in one session: messages wait, go out in chunks of equal size, and
-// stay until every chunk is acknowledged. Memory: the messages themselves plus a fixed table.
+// stay until every chunk is acknowledged. Memory: the messages themselves plus fixed tables.
+//
+// A message gets its number and its chunks when it becomes the next to send, so that one that is
+// dropped while it waits (cancelled, or its deadline passed) leaves no hole in the numbers. Once a
+// chunk was on the wire it cannot be recalled.
 #include <array>
 #include <bitset>
 #include <cstdint>
@@ -39,7 +43,33 @@ class SendStream {
     // kMessageHeaderBytesMax.
     SendStream(Class c, size_t send_bytes_max, size_t payload_bytes_max);
 
-    bool push(Bytes&& message);  // false: full, untouched
+    bool push(Bytes&& message, const SendOptions& options = {});  // false: full, untouched
+
+    // Drops the first message with this ticket that is not begun; its size, or none.
+    std::optional<uint64_t> cancel(uint64_t ticket);
+    // Drops every message not begun whose deadline has come: dropped(ticket, size).
+    template <class Dropped>
+    void expire(uint64_t now_ns, Dropped&& dropped) {
+        if (now_ns < deadline_ns_) return;
+        deadline_ns_ = UINT64_MAX;
+        while (head_unbegun() && due(now_ns, slot(unsent_).options)) {
+            const uint64_t ticket = slot(unsent_).options.ticket;
+            ++expired_messages_;
+            dropped(ticket, drop_head());
+        }
+        for (size_t i = 0; i < waiting_count_;) {
+            if (!due(now_ns, waiting(i).options)) {
+                ++i;
+                continue;
+            }
+            const uint64_t ticket = waiting(i).options.ticket;
+            ++expired_messages_;
+            dropped(ticket, drop_waiting(i));
+        }
+    }
+    uint64_t deadline_ns() const { return deadline_ns_; }  // the earliest; UINT64_MAX = none
+    // Bytes of each packet to leave free, for parity over it; counts for messages begun later.
+    void set_reserve(size_t bytes) { reserve_bytes_ = bytes; }
 
     // Packets have another size from now on. Messages whose chunks do not fit any more are cut
     // again: what of them was acknowledged stays so, what was under way counts as lost. Messages
@@ -52,6 +82,7 @@ class SendStream {
     // The oldest chunk not acknowledged, for a tail probe.
     std::optional<ChunkRef> oldest() const;
     bool blocked_by_credit() const;
+    bool fresh() const { return unsent_ < end_ && credit_covers(unsent_); }  // never sent, may go
 
     // Whether `ref` still names bytes that wait for an acknowledgement.
     bool holds(const ChunkRef& ref) const { return live(ref) && !slot(ref.message).bytes.empty(); }
@@ -67,7 +98,10 @@ class SendStream {
     uint64_t departed_bytes() const { return departed_bytes_; }
     uint64_t released_bytes() const { return released_bytes_; }
     uint64_t retransmitted_bytes() const { return retransmitted_bytes_; }
-    uint64_t messages() const { return end_; }
+    uint64_t messages() const { return accepted_; }
+    uint64_t dropped_bytes() const { return dropped_bytes_; }  // cancelled and expired
+    uint64_t cancelled_messages() const { return cancelled_messages_; }
+    uint64_t expired_messages() const { return expired_messages_; }
     bool has_lost() const { return lost_chunks_ > 0; }
 
   private:
@@ -81,7 +115,20 @@ class SendStream {
         uint8_t cut = 0;
         std::bitset<kChunksMax> acked_set;
         std::bitset<kChunksMax> lost_set;
+        SendOptions options;
     };
+    struct Waiting {
+        Bytes bytes;
+        SendOptions options;
+    };
+    Waiting& waiting(size_t i) { return waiting_[(waiting_head_ + i) % kSendMessagesMax]; }
+    void promote();  // the first that waits becomes the next to send, when there is none
+    bool head_unbegun() const { return unsent_ < end_ && slot(unsent_).sent == 0; }
+    // Also notes the deadline of what stays.
+    bool due(uint64_t now_ns, const SendOptions& options);
+    uint64_t drop_head();
+    uint64_t drop_waiting(size_t i);
+    uint64_t account_drop(uint64_t size);
     Slot& slot(uint64_t message) { return slots_[message % kSendMessagesMax]; }
     const Slot& slot(uint64_t message) const { return slots_[message % kSendMessagesMax]; }
     static size_t chunk_size(const Slot& s, uint16_t chunk);
@@ -96,6 +143,14 @@ class SendStream {
     size_t send_bytes_max_;
     size_t payload_bytes_max_;
     std::vector<Slot> slots_;
+    std::vector<Waiting> waiting_;  // ring, in order; not numbered yet
+    size_t waiting_head_ = 0, waiting_count_ = 0;
+    size_t reserve_bytes_ = 0;
+    uint64_t deadline_ns_ = UINT64_MAX;
+    uint64_t accepted_ = 0;
+    uint64_t dropped_bytes_ = 0;
+    uint64_t cancelled_messages_ = 0;
+    uint64_t expired_messages_ = 0;
     uint64_t base_ = 0;    // oldest message not complete
     uint64_t unsent_ = 0;  // first message with a chunk never sent
     uint64_t end_ = 0;     // next message number

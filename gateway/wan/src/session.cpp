@@ -13,6 +13,17 @@ constexpr uint64_t kControlDebtNs = 5'000'000;      // and run ahead of the paci
 constexpr uint64_t kPacingQuantumNs = 250'000;      // wake up for several packets at once
 constexpr uint32_t kProbesMax = 2;
 
+// The most urgent class in a packet with data.
+Class urgency(const SentPacket& packet) {
+    Class c = Class::bulk;
+    for (size_t i = 0; i < packet.chunk_count; ++i) c = std::min(c, packet.chunks[i].c);
+    return c;
+}
+
+bool is_urgent(const SentPacket& packet) {
+    return packet.chunk_count > 0 && urgency(packet) <= Class::demand;
+}
+
 uint64_t wire_size(size_t datagram) {
     return datagram + kWireOverheadBytes;
 }
@@ -37,6 +48,13 @@ Session::Session(const EndpointConfig& config, const SessionSecrets& secrets,
              std::clamp(start_bits_per_s, config.floor_bits_per_s, config.ceiling_bits_per_s) / 8},
             now_ns),
       recovery_(rate_, config.probe_interval_ns, now_ns),
+      fec_send_(config.fec, config.fec_history_bytes, payload_bytes(config.datagram_bytes_max)),
+      fec_receive_(config.fec_history_bytes, payload_bytes(config.datagram_bytes_max)),
+      in_flight_([this](uint64_t number) {
+          const SentPacket* p = recovery_.find(number);
+          return p != nullptr && p->state == SentPacket::State::outstanding;
+      }),
+      deliver_([this](uint64_t number, ByteSpan payload) { return take_rebuilt(number, payload); }),
       heard_ns_(now_ns),
       elicited_ns_(now_ns),
       phase_ns_(now_ns) {
@@ -101,7 +119,11 @@ bool Session::is_authentic_copy(ByteSpan datagram) {
 std::optional<DropReason> Session::receive_payload(uint64_t now_ns, uint64_t number,
                                                    ByteSpan payload) {
     if (!parse_frames(payload, frames_)) return DropReason::malformed_frame;
+    if (frames_.has_parity && !place_parity(frames_.parity, number))
+        return DropReason::malformed_frame;
     if (const auto refused = check_fragments(frames_)) return refused;
+    if (frames_.has_recovered && !on_recovered(frames_.recovered))
+        return DropReason::malformed_frame;
     if (frames_.has_ack) {
         RecoveryOutcome outcome;
         const bool sane = recovery_.on_ack(
@@ -120,6 +142,11 @@ std::optional<DropReason> Session::receive_payload(uint64_t now_ns, uint64_t num
     if (frames_.path_moved && *frames_.path_moved / 2 > moves_heard_) {
         moves_heard_ = *frames_.path_moved / 2;
         restart_path(now_ns, *frames_.path_moved % 2 == 1);
+    }
+    fec_receive_.on_packet(now_ns, number, payload, frames_.fragment_count > 0);
+    if (frames_.has_parity) {
+        const ParityFrame parity = frames_.parity;  // frames_ is used again for what is rebuilt
+        fec_receive_.on_parity(now_ns, parity, deliver_);
     }
     return std::nullopt;
 }
@@ -146,6 +173,11 @@ std::optional<DropReason> Session::check_fragments(const Frames& frames) const {
 void Session::on_acked(uint64_t now_ns, const SentPacket& packet) {
     for (size_t i = 0; i < packet.chunk_count; ++i)
         send_[index(packet.chunks[i].c)].mark_acked(packet.chunks[i]);
+    if (packet.state == SentPacket::State::lost) fec_send_.meter().on_spurious();
+    if (packet.state == SentPacket::State::outstanding) {
+        fec_send_.meter().on_acked();
+        if (is_urgent(packet)) --urgent_in_flight_;
+    }
     mtu_.on_acked(now_ns, packet.number, datagram_size(packet), packet.mtu_probe);
 }
 
@@ -171,6 +203,8 @@ void Session::restart_path(uint64_t now_ns, bool new_route) {
 
 void Session::on_lost(uint64_t now_ns, const SentPacket& packet) {
     mtu_.on_lost(now_ns, packet.number, datagram_size(packet), packet.mtu_probe);
+    if (!packet.mtu_probe) fec_send_.meter().on_lost(packet.number);
+    if (is_urgent(packet)) --urgent_in_flight_;
     for (size_t i = 0; i < packet.chunk_count; ++i)
         send_[index(packet.chunks[i].c)].mark_lost(packet.chunks[i]);
     if (packet.carries_credit) credit_wanted_ = true;
@@ -199,6 +233,7 @@ bool Session::credit_is_stale() const {
 // ---- timers ----
 
 void Session::tick(uint64_t now_ns) {
+    expire(now_ns);
     if (now_ns >= recovery_.loss_timer_ns()) {
         RecoveryOutcome outcome;
         recovery_.detect(now_ns, outcome, [&](const SentPacket& p) { on_lost(now_ns, p); });
@@ -226,7 +261,8 @@ uint64_t Session::next_timeout_ns() const {
     if (recovery_.inflight_bytes() < rate_.window_bytes() && recovery_.room() && has_data()) {
         next = std::min(next, rate_.next_send_ns() + kPacingQuantumNs);
     }
-    return next;
+    for (const SendStream& stream : send_) next = std::min(next, stream.deadline_ns());
+    return std::min(next, fec_timeout_ns());
 }
 
 uint64_t Session::unanswered_ns(uint64_t now_ns) const {
@@ -275,16 +311,19 @@ void Session::account_turn(Class c, size_t bytes) {
 }
 
 size_t Session::transmit(uint64_t now_ns, std::span<std::byte> out) {
+    fec_plan(now_ns);
     if (ping_probe_ || credit_wanted_ || move_wanted_) return build(now_ns, Kind::ping, out);
     if (probes_ > 0) return build(now_ns, Kind::probe, out);
     if (small_probe_) return build(now_ns, Kind::ping, out);
     if (mtu_.probe_waits(now_ns) && recovery_.room() && now_ns >= rate_.next_send_ns())
         return build(now_ns, Kind::mtu_probe, out);
+    if (const size_t size = transmit_parity(now_ns, false, out)) return size;
     if (has_data()) {
         if (data_allowed(now_ns)) return build(now_ns, Kind::data, out);
         if (control_bypass(now_ns)) return build(now_ns, Kind::control, out);
     } else if (recovery_.inflight_bytes() < rate_.window_bytes()) {
         rate_.on_app_limited(recovery_.inflight_bytes());
+        if (const size_t size = transmit_parity(now_ns, true, out)) return size;
     }
     if (acks_.pending() && now_ns >= acks_.due_ns()) return build(now_ns, Kind::ack, out);
     return 0;
@@ -341,6 +380,7 @@ void Session::write_pending_ack(uint64_t now_ns, PacketWriter& writer, size_t re
         return;
     }
     writer.put(ByteSpan(scratch.data(), sized.size()));
+    fec_receive_.write_report(writer, reserve);
     advertised_ = ack.credit;
     record.carries_credit = credit_wanted_;
     credit_wanted_ = false;
@@ -396,11 +436,20 @@ size_t Session::build(uint64_t now_ns, Kind kind, std::span<std::byte> out) {
             writer.u8(kFramePing);
             while (writer.room() > 0) writer.u8(kFramePadding);
             break;
+        case Kind::parity:
+            writer.u8(kFramePing);  // asks for an acknowledgement, also of a peer without FEC
+            fec_send_.write(writer);
+            break;
     }
-    // What room is left may carry an acknowledgement that is waiting anyway.
-    if (kind != Kind::ack && kind != Kind::ping && acks_.pending())
-        write_pending_ack(now_ns, writer, 0, record);
+    // What room is left may carry an acknowledgement that is waiting anyway, but not the room that
+    // parity over this packet needs.
+    if (kind != Kind::ack && kind != Kind::ping && acks_.pending()) {
+        const bool coverable = fec_send_.active() && writer.room() >= kFecReserveBytes;
+        write_pending_ack(now_ns, writer, coverable ? kFecReserveBytes : 0, record);
+    }
     EVAC_ASSERT(writer.ok() && writer.size() > kDataHeaderBytes);
+    if (record.chunk_count > 0)
+        fec_cover(now_ns, record, ByteSpan(out).first(writer.size()).subspan(kDataHeaderBytes));
     return seal(now_ns, out, writer.size(), elicits);
 }
 
@@ -436,6 +485,115 @@ size_t Session::seal(uint64_t now_ns, std::span<std::byte> out, size_t written, 
     return size;
 }
 
+// ---- forward error correction ----
+
+FecPath Session::fec_path() const {
+    FecPath path;
+    path.rtt_ns = recovery_.smoothed_rtt_ns();
+    path.packet_ns = wire_size(mtu_.datagram_bytes()) * 1'000'000'000 /
+                     std::max<uint64_t>(rate_.pacing_bytes_per_s(), 1);
+    const auto dry = [this](Class c) { return !send_[index(c)].fresh(); };
+    path.dry = {dry(Class::control), dry(Class::demand), dry(Class::disk) && dry(Class::bulk)};
+    path.urgent_in_flight = urgent_in_flight_;
+    return path;
+}
+
+void Session::fec_plan(uint64_t now_ns) {
+    const uint64_t rtt_ns = recovery_.smoothed_rtt_ns();
+    for (size_t i = 0; i < kClasses; ++i) {
+        const bool room = fec_send_.wants_room(static_cast<Class>(i), rtt_ns);
+        send_[i].set_reserve(room ? kFecReserveBytes : 0);
+    }
+    if (!fec_send_.active()) return;
+    const FecPath path = fec_path();
+    if (!path.dry[static_cast<size_t>(FecGroup::tail)]) fec_send_.abandon_tail();
+    fec_send_.plan(now_ns, path, in_flight_);
+}
+
+void Session::fec_cover(uint64_t now_ns, const SentPacket& record, ByteSpan payload) {
+    const Class c = urgency(record);
+    if (c <= Class::demand) ++urgent_in_flight_;
+    const FecGroup group = c == Class::control  ? FecGroup::control
+                           : c == Class::demand ? FecGroup::demand
+                                                : FecGroup::tail;
+    fec_send_.on_packet(now_ns, recovery_.next_number(), payload, group, c);
+}
+
+// Urgent parity goes like control, that of a tail like bulk.
+size_t Session::transmit_parity(uint64_t now_ns, bool tail, std::span<std::byte> out) {
+    if (!fec_send_.active() || !recovery_.room()) return 0;
+    const uint64_t ahead_ns = tail ? 0 : kControlDebtNs;
+    const uint64_t window = rate_.window_bytes() + (tail ? 0 : kControlExtraBytes);
+    if (rate_.next_send_ns() > now_ns + ahead_ns || recovery_.inflight_bytes() >= window) return 0;
+    const size_t room = payload_bytes(std::min(out.size(), mtu_.datagram_bytes()));
+    if (!fec_send_.prepare(now_ns, tail, recovery_.next_number(), room, in_flight_)) return 0;
+    return build(now_ns, Kind::parity, out);
+}
+
+uint64_t Session::fec_timeout_ns() const {
+    if (!fec_send_.active() || !recovery_.room()) return UINT64_MAX;
+    const FecPath path = fec_path();
+    const uint64_t inflight = recovery_.inflight_bytes();
+    const uint64_t send_ns = rate_.next_send_ns();
+    uint64_t next = UINT64_MAX;
+    if (inflight < rate_.window_bytes() + kControlExtraBytes) {
+        const uint64_t due = fec_send_.urgent_due_ns(path);
+        next = std::max(due, send_ns - std::min(send_ns, kControlDebtNs));
+    }
+    if (inflight < rate_.window_bytes() && !has_data())
+        next = std::min(next, std::max(fec_send_.tail_due_ns(path), send_ns));
+    return next;
+}
+
+bool Session::take_rebuilt(uint64_t number, ByteSpan payload) {
+    if (replay_.check(number) != ReplayWindow::Verdict::fresh) return false;  // it did arrive
+    if (!parse_frames(payload, frames_) || frames_.fragment_count == 0) return false;
+    if (check_fragments(frames_)) return false;
+    for (size_t i = 0; i < frames_.fragment_count; ++i)
+        receive_[index(frames_.fragments[i].c)].apply(frames_.fragments[i]);
+    return true;
+}
+
+bool Session::on_recovered(const RecoveredFrame& recovered) {
+    for (size_t i = 0; i < recovered.count; ++i) {
+        if (recovered.numbers[i] >= recovery_.next_number()) return false;
+    }
+    recovered_by_peer_ = std::max(recovered_by_peer_, recovered.total);
+    for (size_t i = 0; i < recovered.count; ++i) {
+        const SentPacket* p = recovery_.find(recovered.numbers[i]);
+        if (p == nullptr) continue;
+        // The peer has the data. The packet itself stays lost: no rate sample, no RTT.
+        for (size_t k = 0; k < p->chunk_count; ++k)
+            send_[index(p->chunks[k].c)].mark_acked(p->chunks[k]);
+    }
+    return true;
+}
+
+// ---- deadlines ----
+
+void Session::expire(uint64_t now_ns) {
+    for (size_t i = 0; i < kClasses; ++i) {
+        send_[i].expire(now_ns, [&](uint64_t ticket, uint64_t bytes) {
+            if (dropped_.size() - dropped_head_ >= kDropReportsMax) {
+                ++drop_reports_lost_;
+                return;
+            }
+            dropped_.push_back(
+                {static_cast<Class>(i), Dropped::Reason::expired, id(), ticket, bytes});
+        });
+    }
+}
+
+std::optional<Dropped> Session::take_dropped() {
+    if (dropped_head_ == dropped_.size()) return std::nullopt;
+    const Dropped first = dropped_[dropped_head_++];
+    if (dropped_head_ == dropped_.size() || dropped_head_ >= kDropReportsMax) {
+        dropped_.erase(dropped_.begin(), dropped_.begin() + static_cast<ptrdiff_t>(dropped_head_));
+        dropped_head_ = 0;
+    }
+    return first;
+}
+
 void Session::add_to(Stats& s) const {
     s.rtt_smoothed_ns = recovery_.smoothed_rtt_ns();
     s.rtt_min_ns = rate_.min_rtt_ns();
@@ -449,6 +607,15 @@ void Session::add_to(Stats& s) const {
     s.packets_lost += recovery_.lost_packets();
     s.packets_spurious += recovery_.spurious_packets();
     s.probes_sent += probes_sent_;
+    s.fec_packets_sent += fec_send_.parity_packets();
+    s.fec_packets_received += fec_receive_.parity_packets();
+    s.fec_recovered += fec_receive_.recovered();
+    s.fec_recovered_by_peer += recovered_by_peer_;
+    s.fec_active = fec_send_.active() ? 1 : 0;
+    s.fec_loss_ppm = static_cast<uint64_t>(fec_send_.meter().loss() * 1e6);
+    s.fec_burst_milli = static_cast<uint64_t>(fec_send_.meter().burst() * 1e3);
+    s.fec_memory_bytes = fec_send_.memory_bytes() + fec_receive_.memory_bytes();
+    s.drop_reports_lost += drop_reports_lost_;
     s.rekeys += rekeys_;
     s.path_mtu_bytes = mtu_.datagram_bytes();
     s.path_mtu_probes += mtu_.probes();
@@ -463,6 +630,9 @@ void Session::add_to(Stats& s) const {
         c.received_bytes += receive_[i].received_bytes();
         c.queued_bytes = send_[i].unacked_bytes();
         c.unsent_bytes = send_[i].unsent_bytes();
+        c.cancelled_messages += send_[i].cancelled_messages();
+        c.expired_messages += send_[i].expired_messages();
+        c.parity_bytes += fec_send_.parity_bytes(static_cast<Class>(i));
     }
 }
 

@@ -11,6 +11,8 @@
 #include "ack_tracker.hpp"
 #include "crypto.hpp"
 #include "evac/wan/endpoint.hpp"
+#include "fec_receiver.hpp"
+#include "fec_sender.hpp"
 #include "packet.hpp"
 #include "path_mtu.hpp"
 #include "rate_control.hpp"
@@ -24,6 +26,8 @@ class Session {
   public:
     Session(const EndpointConfig& config, const SessionSecrets& secrets, uint64_t start_bits_per_s,
             uint64_t now_ns);
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
 
     SessionId id() const { return SessionId{id_}; }
     uint32_t tag() const { return tag_; }
@@ -49,7 +53,11 @@ class Session {
                                uint64_t value);
     uint64_t next_timeout_ns() const;
 
-    bool push(Class c, Bytes&& message) { return send_[index(c)].push(std::move(message)); }
+    bool push(Class c, Bytes&& message, const SendOptions& options = {}) {
+        return send_[index(c)].push(std::move(message), options);
+    }
+    bool cancel(Class c, uint64_t ticket) { return send_[index(c)].cancel(ticket).has_value(); }
+    std::optional<Dropped> take_dropped();
     std::optional<Bytes> take(Class c);
     // Ask the peer for a sign of life now, whatever the rate and the window say.
     void request_probe() { ping_probe_ = true; }
@@ -72,7 +80,7 @@ class Session {
     void add_to(Stats& stats) const;
 
   private:
-    enum class Kind : uint8_t { data, control, probe, ping, ack, mtu_probe };
+    enum class Kind : uint8_t { data, control, probe, ping, ack, mtu_probe, parity };
 
     bool data_allowed(uint64_t now_ns) const;
     bool control_bypass(uint64_t now_ns) const;
@@ -94,6 +102,16 @@ class Session {
     void restart_path(uint64_t now_ns, bool new_route);
     void follow_mtu();  // after acknowledgements and losses: messages are cut to the new size
     size_t seal(uint64_t now_ns, std::span<std::byte> out, size_t written, bool elicits);
+    void expire(uint64_t now_ns);
+
+    // Forward error correction: the hooks.
+    FecPath fec_path() const;
+    void fec_plan(uint64_t now_ns);
+    void fec_cover(uint64_t now_ns, const SentPacket& record, ByteSpan payload);
+    size_t transmit_parity(uint64_t now_ns, bool tail, std::span<std::byte> out);
+    uint64_t fec_timeout_ns() const;
+    bool take_rebuilt(uint64_t number, ByteSpan payload);
+    bool on_recovered(const RecoveredFrame& recovered);
 
     const EndpointConfig config_;
     uint64_t id_;
@@ -114,6 +132,16 @@ class Session {
     std::array<uint64_t, kClasses> turn_{};  // weighted service of disk and bulk
     Frames frames_;
     std::array<std::byte, kDatagramBytesMax> plain_{};
+
+    FecSender fec_send_;
+    FecReceiver fec_receive_;
+    FecSender::InFlight in_flight_;
+    FecReceiver::Deliver deliver_;
+    uint64_t urgent_in_flight_ = 0;  // packets with control or demand
+    uint64_t recovered_by_peer_ = 0;
+    std::vector<Dropped> dropped_;  // reports, oldest first from dropped_head_
+    size_t dropped_head_ = 0;
+    uint64_t drop_reports_lost_ = 0;
 
     uint32_t probes_ = 0;       // tail probes to send, with data
     bool ping_probe_ = false;   // a ping to send at once

@@ -37,6 +37,18 @@ const char* to_string(SendResult result) {
     return "?";
 }
 
+const char* to_string(Dropped::Reason reason) {
+    switch (reason) {
+        case Dropped::Reason::expired:
+            return "expired";
+        case Dropped::Reason::cancelled:
+            return "cancelled";
+        case Dropped::Reason::too_late:
+            return "too_late";
+    }
+    return "?";
+}
+
 const char* to_string(DropReason reason) {
     constexpr std::array<const char*, kDropReasons> names{"too_short",
                                                           "unknown_type",

@@ -32,6 +32,12 @@ enum class Role : uint8_t {
     listen,   // DTLS server: answers; peer_address {0,0} accepts any source address (see below)
 };
 
+enum class FecMode : uint8_t {
+    off,
+    urgent,  // control and demand
+    full,    // and the tails of disk and bulk
+};
+
 struct ClassLimits {
     size_t send_bytes_max = 0;     // accepted and unacknowledged; send() says full beyond it
     size_t receive_bytes_max = 0;  // reassembly + delivered but not taken; advertised to the peer
@@ -39,6 +45,8 @@ struct ClassLimits {
 
 inline constexpr size_t kDatagramBytesMin = 1200;
 inline constexpr size_t kDatagramBytesMax = 9000;
+inline constexpr size_t kFecHistoryBytesMin = 64 * 1024;
+inline constexpr size_t kFecHistoryBytesMax = 64u << 20;
 
 struct EndpointConfig {
     Role role = Role::connect;
@@ -70,6 +78,12 @@ struct EndpointConfig {
     uint64_t rekey_after_packets = 1ull << 26;
     uint64_t rekey_after_ns = 900'000'000'000;  // 15 min
 
+    // Forward error correction of what we send; what the peer sends is always decoded. It costs
+    // nothing while the line loses nothing. The history is allocated at the first loss, at each
+    // end.
+    FecMode fec = FecMode::full;
+    size_t fec_history_bytes = 2u << 20;  // kFecHistoryBytesMin..Max
+
     std::array<ClassLimits, kClasses> classes{{
         {2u << 20, 2u << 20},    // control
         {8u << 20, 8u << 20},    // demand
@@ -77,6 +91,8 @@ struct EndpointConfig {
         {32u << 20, 32u << 20},  // bulk
     }};
 };
+
+inline constexpr size_t kDropReportsMax = 1024;
 
 class Endpoint {
   public:
@@ -105,7 +121,17 @@ class Endpoint {
     virtual uint64_t next_timeout_ns() const = 0;
 
     // ok moves from `message`; otherwise it is untouched. session: the one the caller believes in.
-    virtual SendResult send(Class c, SessionId session, Bytes&& message) = 0;
+    virtual SendResult send(Class c, SessionId session, Bytes&& message,
+                            const SendOptions& options) = 0;
+    SendResult send(Class c, SessionId session, Bytes&& message) {
+        return send(c, session, std::move(message), SendOptions{});
+    }
+    // Takes a message back that was sent with this ticket and is not begun: its bytes are free at
+    // once. cancelled or too_late; messages of a session that is over are void anyway.
+    virtual Dropped::Reason cancel(Class c, SessionId session, uint64_t ticket) = 0;
+    // Messages of the present session whose deadline passed. At most kDropReportsMax wait to be
+    // taken; more are only counted.
+    virtual std::optional<Dropped> take_dropped() = 0;
     // The next complete message in order; taking it opens the window. Messages of a replaced
     // session are gone.
     virtual std::optional<Message> take(Class c) = 0;
@@ -117,7 +143,8 @@ class Endpoint {
     virtual std::optional<std::string> take_refusal() = 0;
 
     // Cumulative over all sessions, per class, in message bytes: `departed` were transmitted once
-    // or given up with their session; `released` were acknowledged completely or given up.
+    // or given up (with their session, cancelled, expired); `released` were acknowledged completely
+    // or given up.
     virtual uint64_t departed_bytes(Class c) const = 0;
     virtual uint64_t released_bytes(Class c) const = 0;
 

@@ -28,6 +28,35 @@ struct Message {
     Bytes bytes;
 };
 
+// What may be said about a message when it is handed over. Messages of a class go out in the order
+// in which they were given, deadline or not: a later one with an earlier deadline does not overtake
+// (deltas build on each other; who wants to overtake has a higher class).
+struct SendOptions {
+    // Monotonic, the caller's clock. A message of which nothing was sent when it comes is dropped
+    // from the queue and reported: a demand read that nobody waits for any more is useless. One
+    // that was begun is finished, however late. For messages that must arrive, late or not (deltas,
+    // seals), give none. 0 = none.
+    uint64_t deadline_ns = 0;
+    // The caller's name for the message, to cancel it and in reports; unique among those that wait
+    // in a class. 0 = none.
+    uint64_t ticket = 0;
+};
+
+// A message that was accepted and will not be sent, or the answer to a request to cancel.
+struct Dropped {
+    enum class Reason : uint8_t {
+        expired,    // its deadline passed while it waited
+        cancelled,  // as asked
+        too_late,   // asked, but it was begun, done, or never known: it is not dropped
+    };
+    Class c = Class::control;
+    Reason reason{};
+    SessionId session{};
+    uint64_t ticket = 0;
+    uint64_t bytes = 0;
+};
+const char* to_string(Dropped::Reason reason);
+
 enum class SessionState : uint8_t {
     down,         // no session; the connecting side is trying
     handshaking,  // no session yet, the peer answers
@@ -79,6 +108,9 @@ struct ClassStats {
     uint64_t retransmitted_bytes = 0;
     uint64_t queued_bytes = 0;  // accepted and not yet acknowledged completely
     uint64_t unsent_bytes = 0;  // of those: never put on the wire
+    uint64_t cancelled_messages = 0;
+    uint64_t expired_messages = 0;
+    uint64_t parity_bytes = 0;  // FEC frames sent for it; overhead = parity_bytes / sent_bytes
 };
 
 // Counters are since the endpoint was made (they survive sessions); the rest is the present moment.
@@ -110,9 +142,18 @@ struct Stats {
     uint64_t path_mtu_black_holes = 0;  // times the size fell because large packets vanished
     uint64_t peer_ip = 0;               // where the session sends, host byte order
     uint64_t peer_port = 0;
-    uint64_t path_challenges = 0;  // sent
-    uint64_t path_changes = 0;     // the session went on at another address of the peer
-    uint64_t path_refused = 0;     // addresses that did not prove to be the peer's
+    uint64_t path_challenges = 0;   // sent
+    uint64_t path_changes = 0;      // the session went on at another address of the peer
+    uint64_t path_refused = 0;      // addresses that did not prove to be the peer's
+    uint64_t fec_packets_sent = 0;  // parity
+    uint64_t fec_packets_received = 0;
+    uint64_t fec_recovered = 0;          // packets that we rebuilt
+    uint64_t fec_recovered_by_peer = 0;  // of ours
+    uint64_t fec_active = 0;             // 1 = the line loses packets: parity is on
+    uint64_t fec_loss_ppm = 0;           // as FEC sees it
+    uint64_t fec_burst_milli = 0;        // mean run of lost packets, thousandths
+    uint64_t fec_memory_bytes = 0;
+    uint64_t drop_reports_lost = 0;  // of cancelled and expired messages: nobody took them
     std::array<ClassStats, kClasses> classes{};
     std::array<uint64_t, kDropReasons> drops{};
 };
