@@ -17,6 +17,8 @@ constexpr uint64_t kHoldProbeNs = 50'000'000;
 constexpr uint64_t kHintGapNs = 50'000'000;        // between hints that we send
 constexpr uint64_t kSuspectGapNs = 1'000'000'000;  // between suspicions that hints may raise
 constexpr uint64_t kConnectJitterNs = 20'000'000;
+// One handshake under way: OpenSSL's objects (measured: about 70 KB), flights and buffers.
+constexpr size_t kAttemptBytes = 128 * 1024;
 
 Error bad(const char* field, const std::string& value, const char* accepted) {
     return make_error(Errc::invalid_argument,
@@ -146,8 +148,14 @@ class EndpointImpl final : public Endpoint {
         if (session_) session_->set_ceiling(config_.ceiling_bits_per_s);
     }
 
+    void set_scavenger(bool on) override {
+        totals_.scavenging = on ? 1 : 0;
+        if (session_) session_->set_scavenger(on);
+    }
+
     Stats stats(uint64_t now_ns) const override {
         Stats s = totals_;
+        s.memory_bytes_max = memory_bytes_max(config_);
         s.handshake_attempts = handshaker_.attempts();
         s.state = static_cast<uint64_t>(state());
         if (session_) {
@@ -155,6 +163,9 @@ class EndpointImpl final : public Endpoint {
             s.silent_ns = state() == SessionState::silent ? session_->unanswered_ns(now_ns) : 0;
             session_->add_to(s);
         }
+        s.memory_bytes += sizeof(EndpointImpl);
+        if (handshaker_.active() || handshaker_.attempting())
+            s.memory_bytes += (Handshaker::kAttemptsMax + 1) * kAttemptBytes;
         return s;
     }
 
@@ -276,6 +287,7 @@ class EndpointImpl final : public Endpoint {
             }
         }
         session_ = std::make_unique<Session>(config_, completed.secrets, next_rate_, now_ns);
+        session_->set_scavenger(totals_.scavenging != 0);
         session_peer_ = completed.peer;
         suspect_ = false;
         silent_ns_ = 0;
@@ -303,6 +315,11 @@ class EndpointImpl final : public Endpoint {
 };
 
 }  // namespace
+
+size_t Endpoint::memory_bytes_max(const EndpointConfig& config) {
+    return sizeof(EndpointImpl) + Session::memory_bytes_max(config) +
+           (Handshaker::kAttemptsMax + 1) * kAttemptBytes;
+}
 
 Result<std::unique_ptr<Endpoint>> Endpoint::create(const EndpointConfig& config,
                                                    std::shared_ptr<const TlsContext> tls,

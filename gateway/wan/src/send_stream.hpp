@@ -61,6 +61,7 @@ class SendStream {
     uint64_t retransmitted_bytes() const { return retransmitted_bytes_; }
     uint64_t messages() const { return end_; }
     bool has_lost() const { return lost_chunks_ > 0; }
+    static size_t table_bytes() { return sizeof(SendStream) + kSendMessagesMax * sizeof(Slot); }
 
   private:
     struct Slot {

@@ -16,6 +16,12 @@ uint64_t wire_size(size_t datagram) {
     return datagram + kWireOverheadBytes;
 }
 
+// Tables of a session, allocated once.
+size_t fixed_bytes() {
+    return sizeof(Session) + Recovery::memory_bytes() +
+           kClasses * (SendStream::table_bytes() + ReceiveStream::table_bytes());
+}
+
 }  // namespace
 
 Session::Session(const EndpointConfig& config, const SessionSecrets& secrets,
@@ -168,6 +174,9 @@ uint64_t Session::next_timeout_ns() const {
     if (recovery_.inflight_bytes() < rate_.window_bytes() && recovery_.room() && has_data()) {
         next = std::min(next, rate_.next_send_ns() + kPacingQuantumNs);
     }
+    if (urgent_waits() && recovery_.room() &&
+        recovery_.inflight_bytes() < rate_.urgent_window_bytes())
+        next = std::min(next, rate_.next_urgent_ns());
     return next;
 }
 
@@ -192,6 +201,17 @@ bool Session::control_bypass(uint64_t now_ns) const {
     return recovery_.room() && rate_.next_send_ns() < now_ns + kControlDebtNs &&
            send_[index(Class::control)].next().has_value() &&
            recovery_.inflight_bytes() < rate_.window_bytes() + kControlExtraBytes;
+}
+
+// While scavenging the window and the pacing are bulk's; control and demand have their own.
+bool Session::urgent_waits() const {
+    return rate_.scavenger() && (send_[index(Class::control)].next().has_value() ||
+                                 send_[index(Class::demand)].next().has_value());
+}
+
+bool Session::urgent_allowed(uint64_t now_ns) const {
+    return urgent_waits() && recovery_.room() && now_ns >= rate_.next_urgent_ns() &&
+           recovery_.inflight_bytes() < rate_.urgent_window_bytes();
 }
 
 SendStream* Session::pick() {
@@ -222,6 +242,7 @@ size_t Session::transmit(uint64_t now_ns, std::span<std::byte> out) {
     if (has_data()) {
         if (data_allowed(now_ns)) return build(now_ns, Kind::data, out);
         if (control_bypass(now_ns)) return build(now_ns, Kind::control, out);
+        if (urgent_allowed(now_ns)) return build(now_ns, Kind::urgent, out);
     } else if (recovery_.inflight_bytes() < rate_.window_bytes()) {
         rate_.on_app_limited(recovery_.inflight_bytes());
     }
@@ -242,10 +263,13 @@ bool Session::add_chunk(PacketWriter& writer, SentPacket& record, SendStream& st
     return true;
 }
 
-void Session::add_chunks(PacketWriter& writer, SentPacket& record, bool control_only) {
+void Session::add_chunks(PacketWriter& writer, SentPacket& record, Kind kind) {
+    const size_t lowest = kind == Kind::control  ? index(Class::control)
+                          : kind == Kind::urgent ? index(Class::demand)
+                                                 : kClasses - 1;
     while (record.chunk_count < kChunksPerPacketMax) {
-        SendStream* stream = control_only ? &send_[index(Class::control)] : pick();
-        if (stream == nullptr) return;
+        SendStream* stream = kind == Kind::control ? &send_[index(Class::control)] : pick();
+        if (stream == nullptr || static_cast<size_t>(stream - send_.data()) > lowest) return;
         const auto ref = stream->next();
         if (!ref || !add_chunk(writer, record, *stream, *ref)) return;
     }
@@ -309,7 +333,8 @@ size_t Session::build(uint64_t now_ns, Kind kind, std::span<std::byte> out) {
     switch (kind) {
         case Kind::data:
         case Kind::control:
-            add_chunks(writer, record, kind == Kind::control);
+        case Kind::urgent:
+            add_chunks(writer, record, kind);
             break;
         case Kind::probe:
             --probes_;
@@ -338,12 +363,28 @@ size_t Session::build(uint64_t now_ns, Kind kind, std::span<std::byte> out) {
     EVAC_ASSERT(sealed);
     recovery_.on_sent(now_ns, static_cast<uint32_t>(wire_size(size)), elicits);
     if (elicits) {
-        rate_.charge(now_ns, wire_size(size));
+        const bool urgent =
+            record.chunk_count > 0 && index(record.chunks[0].c) <= index(Class::demand);
+        rate_.charge(now_ns, wire_size(size), urgent);
         elicited_ns_ = now_ns;
     }
     ++phase_packets_;
     ++packets_sent_;
     return size;
+}
+
+size_t Session::memory_bytes() const {
+    size_t held = fixed_bytes();
+    for (const SendStream& stream : send_) held += stream.unacked_bytes();
+    for (const ReceiveStream& stream : receive_) held += stream.held_bytes();
+    return held;
+}
+
+size_t Session::memory_bytes_max(const EndpointConfig& config) {
+    size_t most = fixed_bytes();
+    for (const ClassLimits& limits : config.classes)
+        most += limits.send_bytes_max + limits.receive_bytes_max;
+    return most;
 }
 
 void Session::add_to(Stats& s) const {
@@ -354,6 +395,11 @@ void Session::add_to(Stats& s) const {
     s.inflight_bytes = recovery_.inflight_bytes();
     s.window_bytes = rate_.window_bytes();
     s.loss_ppm = rate_.loss_ppm();
+    s.loss_burst_milli = recovery_.mean_burst_milli();
+    s.queue_delay_ns = rate_.queue_delay_ns();
+    s.rate_mode = static_cast<uint64_t>(rate_.mode());
+    s.cuts_undone += rate_.undone_cuts();
+    s.memory_bytes = memory_bytes();
     s.packets_sent += packets_sent_;
     s.packets_received += packets_received_;
     s.packets_lost += recovery_.lost_packets();

@@ -48,23 +48,30 @@ class Session {
     uint64_t rate_bits_per_s() const { return rate_.rate_bytes_per_s() * 8; }
     void set_ceiling(uint64_t bits_per_s) { rate_.set_ceiling(bits_per_s / 8); }
 
+    void set_scavenger(bool on) { rate_.set_scavenger(on); }
+    // What this session holds now, and the most that any session of this configuration may hold.
+    size_t memory_bytes() const;
+    static size_t memory_bytes_max(const EndpointConfig& config);
+
     const SendStream& sending(Class c) const { return send_[index(c)]; }
     const ReceiveStream& receiving(Class c) const { return receive_[index(c)]; }
     // Adds this session's counters and sets the present values.
     void add_to(Stats& stats) const;
 
   private:
-    enum class Kind : uint8_t { data, control, probe, ping, ack };
+    enum class Kind : uint8_t { data, control, urgent, probe, ping, ack };
 
     bool data_allowed(uint64_t now_ns) const;
     bool control_bypass(uint64_t now_ns) const;
+    bool urgent_waits() const;
+    bool urgent_allowed(uint64_t now_ns) const;
     bool has_data() const;
     SendStream* pick();  // the stream whose turn it is; nullptr when nothing waits
     void account_turn(Class c, size_t bytes);
     size_t build(uint64_t now_ns, Kind kind, std::span<std::byte> out);
     void write_pending_ack(uint64_t now_ns, PacketWriter& writer, size_t reserve,
                            SentPacket& record);
-    void add_chunks(PacketWriter& writer, SentPacket& record, bool control_only);
+    void add_chunks(PacketWriter& writer, SentPacket& record, Kind kind);
     void add_probe(PacketWriter& writer, SentPacket& record);
     bool add_chunk(PacketWriter& writer, SentPacket& record, SendStream& stream,
                    const ChunkRef& ref);

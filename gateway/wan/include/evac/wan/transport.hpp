@@ -78,6 +78,7 @@ class Transport {
     virtual SessionState state() const = 0;
     virtual Stats stats() const = 0;  // at most about 100 ms old while there is traffic
     virtual void set_ceiling_bits_per_s(uint64_t rate) = 0;
+    virtual void set_scavenger(bool on) = 0;  // Endpoint::set_scavenger, by any thread
 };
 
 }  // namespace evac::wan
