@@ -1,6 +1,7 @@
 #include "rate_control.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 namespace evac::wan {
 namespace {
@@ -16,7 +17,9 @@ constexpr uint32_t kTrainPacketsMin = 24;
 constexpr uint64_t kTrainSpeed = 40;  // the train goes out at this many times the start rate
 constexpr double kTrainShare = 0.97;  // of the rate that the train showed
 
-constexpr std::array<double, 3> kGrowth{1.25, 1.5, 2};
+constexpr double kGrowthStep = 3;
+constexpr uint32_t kGrowthStepsMax = 8;
+constexpr double kScavengerGrowth = 0.5;
 constexpr uint32_t kStuckRounds = 4;
 constexpr std::array<double, 8> kCompeteCycle{1.25, 0.75, 1, 1, 1, 1, 1, 1};
 constexpr uint64_t kBaseFreshNs = 10'000'000'000;
@@ -309,17 +312,24 @@ void RateControl::follow_queue() {
     const double wanted = window_ / rtt * static_cast<double>(target_ns());
     const double change = 0.5 * (wanted - window_ / rtt * queue);
     empty_rounds_ = 0;
+    grown_ = false;
     if (change < 0 || round_limited_) window_ += change;
 }
 
-// A full window and no queue: the path carries more than we thought.
+// A full window and no queue: the path carries more than we thought. Each step is three times the
+// one before.
 void RateControl::probe_growth(double first) {
     if (!round_limited_) return;
-    const double most = std::max(
-        window_, kFilterRoom * bytes_in(rate_bytes_per_s(), min_rtt_ns()) + kAllowanceBytes);
-    const uint32_t at = empty_rounds_++;
-    const double gain = at == 0 ? first : kGrowth[std::min<size_t>(at, kGrowth.size()) - 1];
-    window_ = std::min(window_ * gain, most);
+    // What is sent after a step shows in the queue only a round after the next acknowledgement;
+    // no need to look below a rate that the path has carried before.
+    const bool known = window_ < 0.5 * bytes_in(reference_rate_, min_rtt_ns());
+    grown_ = known || !grown_;
+    if (!grown_) return;
+    const double most = kFilterRoom * bytes_in(rate_bytes_per_s(), min_rtt_ns()) + kAllowanceBytes;
+    if (window_ >= most) return;
+    const double step = std::min(1.0, first * std::pow(kGrowthStep, empty_rounds_));
+    empty_rounds_ = std::min(empty_rounds_ + 1, kGrowthStepsMax);
+    window_ = std::min(window_ * (1 + step), most);
 }
 
 void RateControl::step_steady() {
@@ -328,7 +338,7 @@ void RateControl::step_steady() {
         stuck_rounds_ = 0;
         if (queue >= target_ns() / 4) return follow_queue();
         const auto rtt = static_cast<double>(delay_.base_ns() + queue);
-        return probe_growth(1 + std::min(0.25, 2 * static_cast<double>(target_ns()) / rtt));
+        return probe_growth(0.5 * static_cast<double>(target_ns()) / rtt);
     }
     // Take out our share at once. If the queue stays, it is not ours.
     empty_rounds_ = 0;
@@ -354,7 +364,7 @@ void RateControl::step_scavenger(uint64_t now_ns) {
         return;
     }
     if (queue >= target_ns() / 4) return follow_queue();
-    probe_growth(kGrowth[0]);
+    probe_growth(kScavengerGrowth);
 }
 
 double RateControl::scavenger_floor() const {

@@ -6,7 +6,7 @@
 // kWireOverheadBytes per packet.
 //
 //   startup: a train of packets shows the link's rate; without enough data the window doubles
-//   steady:  each round  window += 1/2 (target queue - our queue); no queue seen: x 1.25, 1.5, 2
+//   steady:  each round  window += 1/2 (target queue - our queue); no queue seen: steps that grow
 //   compete: a queue that does not drain when our share of it is taken out belongs to others:
 //            hold our rate (gains 1.25, 0.75, 1 x 6, window twice rate x RTT) until it is gone
 //   scavenging (set_scavenger): any queue above twice the target halves the window, each round
@@ -178,6 +178,7 @@ class RateControl {
     // Steady.
     uint32_t empty_rounds_ = 0;  // in a row, with a full window and no queue
     uint32_t stuck_rounds_ = 0;  // in a row, with a queue that stays though we took ours out
+    bool grown_ = false;         // in the last round
     double before_cut_ = 0;      // the window before that
     uint64_t overflow_ns_ = UINT64_MAX;  // queueing delay at which the path's queue overflowed
     uint64_t overflow_at_ns_ = 0;
