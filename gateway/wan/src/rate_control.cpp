@@ -79,6 +79,13 @@ uint64_t RateControl::rate_bytes_per_s() const {
     return best == 0 ? limits_.start_bytes_per_s : best;
 }
 
+uint64_t RateControl::open_ns(uint64_t inflight) const {
+    if (inflight < window_bytes_) return 0;
+    const uint64_t gap = static_cast<uint64_t>(static_cast<double>(inflight - window_bytes_ + 1) *
+                                               1e9 / static_cast<double>(rate_bytes_per_s()));
+    return gap > kAckGapNs ? UINT64_MAX : ack_at_ns_ + gap;
+}
+
 // ---- pacing ----
 
 void RateControl::charge(uint64_t now_ns, uint64_t bytes, bool urgent) {
@@ -168,6 +175,7 @@ void RateControl::on_ack_end(uint64_t now_ns, uint64_t inflight, uint64_t lost_b
     round_outage_ = round_outage_ || after_outage;
     if (after_outage) delay_.forget_standing();
     if (ack_bytes_ == 0) return;
+    ack_at_ns_ = now_ns;
     if (app_limited_until_ != 0 && delivered_ > app_limited_until_) app_limited_until_ = 0;
     if (delay_.known()) round_peak_ns_ = std::max(round_peak_ns_, delay_.newest_ns());
 

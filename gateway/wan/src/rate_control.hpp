@@ -51,6 +51,7 @@ class RateControl {
     static constexpr uint64_t kTargetMinNs = 500'000;
     // What control and demand may have in flight while scavenging, whatever the queue says.
     static constexpr uint64_t kUrgentWindowBytes = 64 * 1024;
+    static constexpr uint64_t kAckGapNs = 6'000'000;
     // How far what is urgent may put off the rest.
     static constexpr uint64_t kUrgentDebtNs = 5'000'000;
     // Packets of the train that shows the path's rate at the start.
@@ -81,6 +82,9 @@ class RateControl {
     void restart_path(uint64_t now_ns);
 
     uint64_t window_bytes() const { return window_bytes_; }
+    // When a packet may join `inflight`; UINT64_MAX: only after an acknowledgement. A gap in the
+    // acknowledgements (some were lost) up to kAckGapNs is bridged at the measured rate.
+    uint64_t open_ns(uint64_t inflight) const;
     uint64_t urgent_window_bytes() const { return std::max(window_bytes_, kUrgentWindowBytes); }
     uint64_t pacing_bytes_per_s() const { return pacing_; }
     uint64_t rate_bytes_per_s() const;  // the filter's maximum; start rate before the first sample
@@ -156,6 +160,7 @@ class RateControl {
 
     // The ack being processed.
     uint64_t ack_bytes_ = 0;
+    uint64_t ack_at_ns_ = 0;  // when the last acknowledgement came
     uint64_t ack_sent_ns_ = 0;
     DeliverySnapshot ack_newest_{};
 

@@ -171,8 +171,9 @@ uint64_t Session::next_timeout_ns() const {
     uint64_t next = std::min({acks_.due_ns(), recovery_.loss_timer_ns(), recovery_.pto_timer_ns()});
     if (recovery_.outstanding() == 0)
         next = std::min(next, elicited_ns_ + config_.keepalive_interval_ns);
-    if (recovery_.inflight_bytes() < rate_.window_bytes() && recovery_.room() && has_data()) {
-        next = std::min(next, rate_.next_send_ns() + kPacingQuantumNs);
+    const uint64_t open_ns = rate_.open_ns(recovery_.inflight_bytes());
+    if (open_ns < next && recovery_.room() && has_data()) {
+        next = std::min(next, std::max(open_ns, rate_.next_send_ns() + kPacingQuantumNs));
     }
     if (urgent_waits() && recovery_.room() &&
         recovery_.inflight_bytes() < rate_.urgent_window_bytes())
@@ -193,8 +194,8 @@ bool Session::has_data() const {
 }
 
 bool Session::data_allowed(uint64_t now_ns) const {
-    return recovery_.room() && recovery_.inflight_bytes() < rate_.window_bytes() &&
-           now_ns >= rate_.next_send_ns();
+    return recovery_.room() && now_ns >= rate_.next_send_ns() &&
+           now_ns >= rate_.open_ns(recovery_.inflight_bytes());
 }
 
 bool Session::control_bypass(uint64_t now_ns) const {
