@@ -55,6 +55,8 @@ class ProtocolClock {
     uint64_t inside_ns_;
     uint64_t outside_ns_;
 };
+// One handshake under way: OpenSSL's objects (measured: about 70 KB), flights and buffers.
+constexpr size_t kAttemptBytes = 128 * 1024;
 
 Error bad(const char* field, const std::string& value, const char* accepted) {
     return make_error(Errc::invalid_argument,
@@ -209,11 +211,17 @@ class EndpointImpl final : public Endpoint {
         if (session_) session_->set_ceiling(config_.ceiling_bits_per_s);
     }
 
+    void set_scavenger(bool on) override {
+        totals_.scavenging = on ? 1 : 0;
+        if (session_) session_->set_scavenger(on);
+    }
+
     Stats stats(uint64_t outside_ns) const override {
         const uint64_t now_ns = clock_.inside(outside_ns);
         Stats s = totals_;
         s.path_challenges = paths_.challenges();
         s.path_refused = paths_.refused();
+        s.memory_bytes_max = memory_bytes_max(config_);
         s.handshake_attempts = handshaker_.attempts();
         s.state = static_cast<uint64_t>(state());
         if (session_) {
@@ -223,6 +231,9 @@ class EndpointImpl final : public Endpoint {
             s.peer_port = session_peer_.port;
             session_->add_to(s);
         }
+        s.memory_bytes += sizeof(EndpointImpl);
+        if (handshaker_.active() || handshaker_.attempting())
+            s.memory_bytes += (Handshaker::kAttemptsMax + 1) * kAttemptBytes;
         return s;
     }
 
@@ -423,6 +434,7 @@ class EndpointImpl final : public Endpoint {
         retire(now_ns);
         peer_identity_ = completed.identity;
         session_ = std::make_unique<Session>(config_, completed.secrets, next_rate_, now_ns);
+        session_->set_scavenger(totals_.scavenging != 0);
         session_peer_ = completed.peer;
         ++totals_.sessions;
     }
@@ -451,6 +463,11 @@ class EndpointImpl final : public Endpoint {
 };
 
 }  // namespace
+
+size_t Endpoint::memory_bytes_max(const EndpointConfig& config) {
+    return sizeof(EndpointImpl) + Session::memory_bytes_max(config) +
+           (Handshaker::kAttemptsMax + 1) * kAttemptBytes;
+}
 
 Result<std::unique_ptr<Endpoint>> Endpoint::create(const EndpointConfig& config,
                                                    std::shared_ptr<const TlsContext> tls,

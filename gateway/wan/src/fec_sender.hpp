@@ -62,6 +62,7 @@ class FecSender {
     bool prepare(uint64_t now_ns, bool tail, uint64_t number, size_t room,
                  const InFlight& in_flight);
     void write(PacketWriter& out);  // the parity chosen
+    Class parity_class() const { return frame_class_; }
 
     uint64_t parity_packets() const { return parity_packets_; }
     uint64_t parity_bytes(Class c) const { return parity_bytes_[index(c)]; }

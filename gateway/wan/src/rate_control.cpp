@@ -1,28 +1,37 @@
 #include "rate_control.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 namespace evac::wan {
 namespace {
 
-constexpr std::array<double, 8> kCycle{1.25, 0.75, 1, 1, 1, 1, 1, 1};
-constexpr double kDrainGain = 1 / RateControl::kStartupGain;
-constexpr double kFullGrowth = 1.25;
-constexpr uint32_t kFullRounds = 3;
-constexpr uint64_t kWindowMinBytes = 12'000;  // 8 packets
-constexpr uint64_t kWindowAllowanceBytes =
-    9'000;  // acknowledgements come for several packets at once
-constexpr uint64_t kProbeRttNs = 60'000'000;
-constexpr double kProbeRttGain = 0.5;
-constexpr uint64_t kAckDelayNs = 3'000'000;
-constexpr double kMargin = 0.99;  // pace a little below the path, so that a queue drains
+constexpr double kWindowMinBytes = 12'000;   // 8 packets
+constexpr uint64_t kFullSlackBytes = 3'000;  // the window is full when less than this is left
+constexpr double kAllowanceBytes = 12'000;   // acknowledgements come for several packets at once
+constexpr double kPacingGain = 1.1;          // the window limits; pacing only spreads
+constexpr double kFilterRoom = 2.5;  // the window stays below this much of the measured rate
+constexpr uint64_t kRoundBytesMin = 24'000;  // fewer say nothing about loss
+
+constexpr uint32_t kTrainPacketsMin = 24;
+constexpr uint64_t kTrainSpeed = 40;  // the train goes out at this many times the start rate
+constexpr double kTrainShare = 0.97;  // of the rate that the train showed
+
+constexpr double kGrowthStep = 3;
+constexpr uint32_t kGrowthStepsMax = 8;
+constexpr double kScavengerGrowth = 0.5;
+constexpr uint32_t kStuckRounds = 4;
+constexpr std::array<double, 8> kCompeteCycle{1.25, 0.75, 1, 1, 1, 1, 1, 1};
+constexpr uint64_t kBaseFreshNs = 10'000'000'000;
+constexpr uint64_t kDrainExtraNs = 1'000'000;  // taken out beyond our queue, so that it runs dry
+constexpr uint64_t kOverflowMemoryNs = 60'000'000'000;
 
 uint64_t scaled(uint64_t value, double factor) {
     return static_cast<uint64_t>(static_cast<double>(value) * factor);
 }
 
-uint64_t bytes_in(uint64_t rate, uint64_t ns) {
-    return static_cast<uint64_t>(static_cast<double>(rate) * static_cast<double>(ns) / 1e9);
+double bytes_in(uint64_t rate, uint64_t ns) {
+    return static_cast<double>(rate) * static_cast<double>(ns) / 1e9;
 }
 
 }  // namespace
@@ -30,8 +39,8 @@ uint64_t bytes_in(uint64_t rate, uint64_t ns) {
 RateControl::RateControl(const RateLimits& limits, uint64_t now_ns)
     : limits_(limits), delivered_ns_(now_ns) {
     first_sent_ns_ = now_ns;
-    min_rtt_at_ns_ = now_ns;
     next_send_ns_ = now_ns;
+    window_ = 2 * bytes_in(limits.start_bytes_per_s, kInitialRttNs);
     update_outputs();
 }
 
@@ -40,17 +49,30 @@ void RateControl::set_ceiling(uint64_t bytes_per_s) {
     update_outputs();
 }
 
+void RateControl::set_scavenger(bool on) {
+    if (scavenger_ == on) return;
+    scavenger_ = on;
+    if (mode_ == Mode::compete) {
+        mode_ = Mode::steady;
+        window_ = bytes_in(rate_bytes_per_s(), min_rtt_ns());
+    }
+    stuck_rounds_ = empty_rounds_ = 0;
+    update_outputs();
+}
+
 void RateControl::restart(uint64_t now_ns) {
-    RateLimits limits = limits_;
-    limits.start_bytes_per_s =
-        std::clamp(rate_bytes_per_s() / 2, limits.floor_bytes_per_s, limits.ceiling_bytes_per_s);
-    RateControl fresh(limits, now_ns);
-    fresh.delivered_ = delivered_;
-    fresh.first_sent_ns_ = first_sent_ns_;
-    fresh.round_end_delivered_ = delivered_;
-    fresh.restarted_ns_ = now_ns;
-    fresh.loss_smoothed_ = loss_smoothed_;
-    *this = fresh;
+    limits_.start_bytes_per_s =
+        std::clamp(rate_bytes_per_s() / 2, limits_.floor_bytes_per_s, limits_.ceiling_bytes_per_s);
+    delay_.forget();
+    filter_.fill(0);
+    overflow_ns_ = UINT64_MAX;
+    undo_ = {};
+    mode_ = Mode::startup;
+    train_.restart();
+    window_ = bytes_in(limits_.start_bytes_per_s, kInitialRttNs);
+    restarted_ns_ = now_ns;
+    next_send_ns_ = now_ns;
+    update_outputs();
 }
 
 uint64_t RateControl::rate_bytes_per_s() const {
@@ -58,27 +80,59 @@ uint64_t RateControl::rate_bytes_per_s() const {
     return best == 0 ? limits_.start_bytes_per_s : best;
 }
 
-uint64_t RateControl::bdp_bytes() const {
-    return bytes_in(rate_bytes_per_s(), min_rtt_ns());
+uint64_t RateControl::open_ns(uint64_t inflight) const {
+    if (inflight < window_bytes_) return 0;
+    const uint64_t gap = static_cast<uint64_t>(static_cast<double>(inflight - window_bytes_ + 1) *
+                                               1e9 / static_cast<double>(rate_bytes_per_s()));
+    return gap > kAckGapNs ? UINT64_MAX : ack_at_ns_ + gap;
 }
 
-void RateControl::charge(uint64_t now_ns, uint64_t bytes) {
+// ---- pacing ----
+
+void RateControl::charge(uint64_t now_ns, uint64_t bytes, bool urgent) {
     const uint64_t earliest = now_ns > kBurstNs ? now_ns - kBurstNs : 0;
-    next_send_ns_ =
-        std::max(next_send_ns_, earliest) +
-        static_cast<uint64_t>(static_cast<double>(bytes) * 1e9 / static_cast<double>(pacing_));
+    const auto cost = [bytes](uint64_t rate) {
+        return static_cast<uint64_t>(static_cast<double>(bytes) * 1e9 / static_cast<double>(rate));
+    };
+    next_send_ns_ = std::max(next_send_ns_, earliest) + cost(pacing_);
+    if (!scavenger_ || !urgent) return;
+    // What is urgent delays bulk, but not for longer than it may itself run ahead.
+    next_urgent_ns_ = std::max(next_urgent_ns_, earliest) + cost(urgent_rate_bytes_per_s());
+    next_send_ns_ = std::min(next_send_ns_, std::max(next_urgent_ns_, now_ns + kUrgentDebtNs));
 }
+
+uint64_t RateControl::urgent_rate_bytes_per_s() const {
+    const uint64_t wanted = kUrgentWindowBytes * 1'000'000'000 / (min_rtt_ns() + queue_delay_ns());
+    return std::min(std::max(pacing_, wanted), limits_.ceiling_bytes_per_s);
+}
+
+// ---- accounting ----
 
 DeliverySnapshot RateControl::on_sent(uint64_t now_ns, uint64_t inflight_before) {
     if (inflight_before == 0) {
         first_sent_ns_ = now_ns;
         delivered_ns_ = now_ns;
     }
-    return {delivered_, delivered_ns_, first_sent_ns_, app_limited_until_ != 0};
+    if (inflight_before + kFullSlackBytes >= window_bytes_) round_limited_ = true;
+    uint32_t train = 0;
+    if (mode_ == Mode::startup && train_.left > 0) {
+        train = train_.id;
+        ++train_.sent;
+        if (--train_.left == 0) update_outputs();
+    }
+    return {delivered_, delivered_ns_, first_sent_ns_, train, app_limited_until_ != 0};
 }
 
 void RateControl::on_app_limited(uint64_t inflight) {
     app_limited_until_ = std::max<uint64_t>(delivered_ + inflight, 1);
+    if (train_.left == 0 || train_.sent == 0) return;
+    // Too short a train shows the application's rate, not the path's: the next data starts another.
+    if (train_.sent < kTrainPackets / 2) {
+        train_.restart();
+    } else {
+        train_.left = 0;
+    }
+    update_outputs();
 }
 
 void RateControl::on_acked(uint64_t now_ns, uint64_t sent_ns, uint64_t bytes,
@@ -91,152 +145,301 @@ void RateControl::on_acked(uint64_t now_ns, uint64_t sent_ns, uint64_t bytes,
         ack_sent_ns_ = sent_ns;
     }
     ack_bytes_ += bytes;
+    if (mode_ == Mode::startup) watch_train(now_ns, bytes, snapshot);
 }
 
-void RateControl::on_rtt(uint64_t now_ns, uint64_t rtt_ns) {
-    if (mode_ == Mode::probe_rtt) probe_min_ns_ = std::min(probe_min_ns_, rtt_ns);
-    if (rtt_ns <= min_rtt_ns_) {
-        min_rtt_ns_ = rtt_ns;
-        min_rtt_at_ns_ = now_ns;
+// The train left faster than the path can carry it; the spacing of what arrived is the path's rate.
+void RateControl::watch_train(uint64_t now_ns, uint64_t bytes, const DeliverySnapshot& snapshot) {
+    if (snapshot.train == train_.id) {
+        ++train_.seen;
+        if (train_.first_ns == 0) train_.first_ns = now_ns;
+        if (now_ns > train_.first_ns) train_.bytes += bytes;
+        train_.last_ns = now_ns;
+        if (train_.left > 0 || train_.seen < train_.sent) return;
+    } else if (train_.left > 0 || train_.seen == 0 || snapshot.train != 0) {
+        return;
     }
+    const bool usable = train_.seen >= kTrainPacketsMin && train_.last_ns > train_.first_ns &&
+                        delay_.known() && train_.bytes > 0;
+    train_.id = 0;  // judged once
+    if (!usable) return;
+    const double rate = static_cast<double>(train_.bytes) * 1e9 /
+                        static_cast<double>(train_.last_ns - train_.first_ns);
+    const double most = static_cast<double>(limits_.start_bytes_per_s * kTrainSpeed);
+    train_rate_ = static_cast<uint64_t>(kTrainShare * std::min(rate, most));
 }
 
 void RateControl::on_ack_end(uint64_t now_ns, uint64_t inflight, uint64_t lost_bytes,
                              bool after_outage) {
+    (void)inflight;
     round_lost_ += lost_bytes;
     round_outage_ = round_outage_ || after_outage;
-    if (lost_bytes > 0) phase_lost_ = true;
+    if (after_outage) delay_.forget_standing();
     if (ack_bytes_ == 0) return;
+    ack_at_ns_ = now_ns;
     if (app_limited_until_ != 0 && delivered_ > app_limited_until_) app_limited_until_ = 0;
+    if (delay_.known()) round_peak_ns_ = std::max(round_peak_ns_, delay_.newest_ns());
 
     const bool round_over = ack_newest_.delivered_bytes >= round_end_delivered_;
-    if (round_over) end_round(after_outage);
+    take_sample(now_ns);
+    if (mode_ == Mode::startup) {
+        if (train_rate_ > 0) {
+            window_ = bytes_in(train_rate_, min_rtt_ns());
+            enter_steady();
+        } else if (round_limited_ && train_.left == 0) {
+            window_ += static_cast<double>(ack_bytes_);
+        }
+    }
+    if (round_over) end_round(now_ns, after_outage);
+    ack_bytes_ = 0;
+    if (mode_ == Mode::drain && now_ns >= drain_until_ns_) finish_drain(now_ns);
+    update_outputs();
+}
 
+void RateControl::take_sample(uint64_t now_ns) {
     const uint64_t send_ns = ack_sent_ns_ - std::min(ack_newest_.first_sent_ns, ack_sent_ns_);
     const uint64_t ack_ns = now_ns - ack_newest_.delivered_ns;
     const uint64_t interval = std::max(send_ns, ack_ns);
     first_sent_ns_ = ack_sent_ns_;
     // Shorter than a round trip: the acknowledgements were bunched, the quotient means nothing.
-    if (interval >= min_rtt_ns() && interval > 0 && ack_sent_ns_ >= restarted_ns_) {
-        const uint64_t bytes = delivered_ - ack_newest_.delivered_bytes;
-        const auto sample =
-            static_cast<uint64_t>(static_cast<double>(bytes) * 1e9 / static_cast<double>(interval));
-        if (!ack_newest_.app_limited || sample > rate_bytes_per_s()) {
-            uint64_t& slot = filter_[round_ % kFilterRounds];
-            slot = std::max(slot, sample);
-            round_sampled_ = true;
-        }
-    }
-    ack_bytes_ = 0;
-    update_mode(now_ns, inflight);
-    update_outputs();
+    // A packet of another path says nothing about this one.
+    if (interval < min_rtt_ns() || interval == 0 || ack_sent_ns_ < restarted_ns_) return;
+    const uint64_t bytes = delivered_ - ack_newest_.delivered_bytes;
+    const auto sample =
+        static_cast<uint64_t>(static_cast<double>(bytes) * 1e9 / static_cast<double>(interval));
+    if (ack_newest_.app_limited && sample <= rate_bytes_per_s()) return;
+    uint64_t& slot = filter_[round_ % kFilterRounds];
+    slot = std::max(slot, sample);
+    round_sampled_ = true;
 }
 
-void RateControl::end_round(bool after_outage) {
+void RateControl::end_round(uint64_t now_ns, bool after_outage) {
     const uint64_t total = round_acked_ + round_lost_;
     const double loss =
         total == 0 ? 0 : static_cast<double>(round_lost_) / static_cast<double>(total);
     const bool counted = !round_outage_ && total > 0;
     if (counted) loss_smoothed_ += 0.1 * (loss - loss_smoothed_);
-
-    if (mode_ == Mode::startup && round_sampled_) {
-        const uint64_t rate = rate_bytes_per_s();
-        if (static_cast<double>(rate) >= kFullGrowth * static_cast<double>(full_rate_)) {
-            full_rate_ = rate;
-            full_rounds_ = 0;
-        } else {
-            ++full_rounds_;
-        }
-    }
     // The filter moves on only when a round showed what the path can do.
     if (round_sampled_) {
-        if (counted && loss > kLossShrink && mode_ != Mode::startup) {
-            const uint64_t newest = filter_[round_ % kFilterRounds];
-            const uint64_t before = filter_[(round_ + kFilterRounds - 1) % kFilterRounds];
-            filter_.fill(0);
-            filter_[round_ % kFilterRounds] = newest;
-            filter_[(round_ + kFilterRounds - 1) % kFilterRounds] = before;
-        }
         ++round_;
         filter_[round_ % kFilterRounds] = 0;
     }
-    if (mode_ == Mode::startup && counted && loss > kLossShrink && round_acked_ > 0)
-        full_rounds_ = kFullRounds;
-    round_sampled_ = false;
+    if (overflow_ns_ != UINT64_MAX) {
+        overflow_ns_ = std::max(overflow_ns_, round_peak_ns_);
+        if (now_ns - overflow_at_ns_ > kOverflowMemoryNs) overflow_ns_ = UINT64_MAX;
+    }
+    if (counted && loss > kLossCut && total >= kRoundBytesMin) {
+        cut(now_ns);
+    } else if (delay_.known() && !round_outage_) {
+        step(now_ns);
+    }
+    last_peak_ns_ = round_peak_ns_;
+    round_peak_ns_ = 0;
+    round_sampled_ = round_limited_ = false;
     round_outage_ = after_outage;
     round_acked_ = round_lost_ = 0;
     round_end_delivered_ = delivered_;
 }
 
-void RateControl::enter_steady(uint64_t now_ns) {
+// ---- the window ----
+
+// More was lost than chance explains: back to what arrived, and the queue must stay shorter.
+void RateControl::cut(uint64_t now_ns) {
+    undo_ = {window_, overflow_ns_, round_lost_, round_acked_ + round_lost_, filter_, mode_};
+    const uint64_t newest = filter_[(round_ + kFilterRounds - 1) % kFilterRounds];
+    if (newest > 0) {
+        filter_.fill(0);
+        filter_[(round_ + kFilterRounds - 1) % kFilterRounds] = newest;
+    }
+    if (delay_.known()) {
+        overflow_ns_ = std::max(round_peak_ns_, last_peak_ns_);
+        overflow_at_ns_ = now_ns;
+    }
+    window_ = std::max(std::min(window_, static_cast<double>(round_acked_)), kWindowMinBytes);
+    if (mode_ == Mode::startup && delay_.known()) enter_steady();
+    if (mode_ == Mode::drain) mode_ = Mode::steady;
+    empty_rounds_ = stuck_rounds_ = 0;
+}
+
+void RateControl::on_spurious(uint64_t bytes) {
+    round_lost_ -= std::min(round_lost_, bytes);
+    if (undo_.total_bytes == 0) return;
+    undo_.lost_bytes -= std::min(undo_.lost_bytes, bytes);
+    if (static_cast<double>(undo_.lost_bytes) >
+        kLossCut / 2 * static_cast<double>(undo_.total_bytes))
+        return;
+    window_ = std::max(window_, undo_.window);
+    overflow_ns_ = undo_.overflow_ns;
+    for (size_t i = 0; i < kFilterRounds; ++i) filter_[i] = std::max(filter_[i], undo_.filter[i]);
+    if (undo_.mode == Mode::compete) mode_ = Mode::compete;
+    undo_ = {};
+    ++undone_;
+    update_outputs();
+}
+
+void RateControl::enter_steady() {
     mode_ = Mode::steady;
-    phase_ = 2;
-    phase_at_ns_ = now_ns;
-    phase_lost_ = false;
-    pacing_gain_ = kCycle[phase_];
-    window_gain_ = kWindowGain;
+    train_.left = 0;
+    train_rate_ = 0;
+    empty_rounds_ = stuck_rounds_ = 0;
 }
 
-void RateControl::update_mode(uint64_t now_ns, uint64_t inflight) {
-    if (mode_ == Mode::startup && full_rounds_ >= kFullRounds) {
-        mode_ = Mode::drain;
-        pacing_gain_ = kDrainGain;
+uint64_t RateControl::target_ns() const {
+    return std::clamp(overflow_ns_ / 2, kTargetMinNs, kTargetNs);
+}
+
+void RateControl::step(uint64_t now_ns) {
+    reference_rate_ = std::max(rate_bytes_per_s(), scaled(reference_rate_, 0.998));
+    switch (mode_) {
+        case Mode::startup:
+            if (delay_.standing_ns() > target_ns()) enter_steady();
+            break;
+        case Mode::steady:
+            if (scavenger_) {
+                step_scavenger(now_ns);
+            } else {
+                step_steady();
+            }
+            if (mode_ == Mode::steady) maybe_drain(now_ns);
+            break;
+        case Mode::compete:
+            phase_ = (phase_ + 1) % kCompeteCycle.size();
+            if (delay_.base_age_ns(now_ns) > kBaseFreshNs) refresh_base(now_ns);
+            if (delay_.standing_ns() <= target_ns()) {
+                window_ = bytes_in(rate_bytes_per_s(), delay_.base_ns() + target_ns());
+                enter_steady();
+            }
+            break;
+        case Mode::drain:
+            break;
     }
-    if (mode_ == Mode::drain && inflight <= bdp_bytes()) enter_steady(now_ns);
-    if (mode_ == Mode::steady) update_cycle(now_ns, inflight);
-    update_probe_rtt(now_ns);
 }
 
-void RateControl::update_cycle(uint64_t now_ns, uint64_t inflight) {
-    const uint64_t elapsed = now_ns - phase_at_ns_;
-    const uint64_t rtt = min_rtt_ns();
-    bool over = elapsed >= rtt;
-    if (pacing_gain_ > 1) {
-        // Push until the extra is really in flight, or the path objects.
-        over = over &&
-               (phase_lost_ || inflight >= scaled(bdp_bytes(), pacing_gain_) || elapsed >= 2 * rtt);
-    } else if (pacing_gain_ < 1) {
-        over = over || inflight <= bdp_bytes();
+// Half of the way to where our queue is the target.
+void RateControl::follow_queue() {
+    const auto queue = static_cast<double>(delay_.standing_ns());
+    const double rtt = static_cast<double>(delay_.base_ns()) + queue;
+    const double wanted = window_ / rtt * static_cast<double>(target_ns());
+    const double change = 0.5 * (wanted - window_ / rtt * queue);
+    empty_rounds_ = 0;
+    grown_ = false;
+    if (change < 0 || round_limited_) window_ += change;
+}
+
+// A full window and no queue: the path carries more than we thought. Each step is three times the
+// one before.
+void RateControl::probe_growth(double first) {
+    if (!round_limited_) return;
+    // What is sent after a step shows in the queue only a round after the next acknowledgement;
+    // no need to look below a rate that the path has carried before.
+    const bool known = window_ < 0.5 * bytes_in(reference_rate_, min_rtt_ns());
+    grown_ = known || !grown_;
+    if (!grown_) return;
+    const double most = kFilterRoom * bytes_in(rate_bytes_per_s(), min_rtt_ns()) + kAllowanceBytes;
+    if (window_ >= most) return;
+    const double step = std::min(1.0, first * std::pow(kGrowthStep, empty_rounds_));
+    empty_rounds_ = std::min(empty_rounds_ + 1, kGrowthStepsMax);
+    window_ = std::min(window_ * (1 + step), most);
+}
+
+void RateControl::step_steady() {
+    const uint64_t queue = delay_.standing_ns();
+    if (queue <= 2 * target_ns()) {
+        stuck_rounds_ = 0;
+        if (queue >= target_ns() / 4) return follow_queue();
+        const auto rtt = static_cast<double>(delay_.base_ns() + queue);
+        return probe_growth(0.5 * static_cast<double>(target_ns()) / rtt);
     }
-    if (!over) return;
-    phase_ = (phase_ + 1) % kCycle.size();
-    phase_at_ns_ = now_ns;
-    phase_lost_ = false;
-    pacing_gain_ = kCycle[phase_];
+    // Take out our share at once. If the queue stays, it is not ours.
+    empty_rounds_ = 0;
+    if (++stuck_rounds_ == 1) before_cut_ = window_;
+    if (stuck_rounds_ % 2 == 1) {
+        window_ *= static_cast<double>(delay_.base_ns() + target_ns()) /
+                   static_cast<double>(delay_.base_ns() + queue);
+    }
+    if (stuck_rounds_ < kStuckRounds) return;
+    mode_ = Mode::compete;
+    phase_ = 0;
+    window_ = before_cut_;
+    stuck_rounds_ = 0;
+    delay_.restart_range();
 }
 
-void RateControl::update_probe_rtt(uint64_t now_ns) {
-    if (mode_ == Mode::probe_rtt) {
-        if (now_ns < probe_rtt_until_ns_) return;
-        if (probe_min_ns_ != UINT64_MAX) min_rtt_ns_ = probe_min_ns_;
-        min_rtt_at_ns_ = now_ns;
-        if (full_rounds_ >= kFullRounds) {
-            enter_steady(now_ns);
-        } else {
-            mode_ = Mode::startup;
-            pacing_gain_ = kStartupGain;
-            window_gain_ = kWindowGain;
-        }
+void RateControl::step_scavenger(uint64_t now_ns) {
+    const uint64_t queue = delay_.standing_ns();
+    if (queue > 2 * target_ns()) {
+        empty_rounds_ = 0;
+        window_ = std::max(window_ / 2, scavenger_floor());
+        if (delay_.base_age_ns(now_ns) > kBaseFreshNs) refresh_base(now_ns);
         return;
     }
-    if (min_rtt_ns_ == UINT64_MAX || now_ns - min_rtt_at_ns_ < kRttWindowNs) return;
-    // The minimum is old: let the queue run dry for a moment and measure again.
-    mode_ = Mode::probe_rtt;
-    pacing_gain_ = 1;
-    window_gain_ = kProbeRttGain;
-    probe_min_ns_ = UINT64_MAX;
-    probe_rtt_until_ns_ = now_ns + std::max(kProbeRttNs, 2 * min_rtt_ns_);
+    if (queue >= target_ns() / 4) return follow_queue();
+    probe_growth(kScavengerGrowth);
 }
 
+double RateControl::scavenger_floor() const {
+    return std::max(kWindowMinBytes, 0.02 * bytes_in(reference_rate_, min_rtt_ns()));
+}
+
+// ---- the base delay ----
+
+void RateControl::maybe_drain(uint64_t now_ns) {
+    if (delay_.base_age_ns(now_ns) < kBaseFreshNs) return;
+    const uint64_t queue = delay_.standing_ns();
+    if (queue > 2 * target_ns() || !round_limited_) return;
+    mode_ = Mode::drain;
+    drained_window_ = window_;
+    const uint64_t rtt = delay_.base_ns() + queue;
+    window_ *=
+        static_cast<double>(delay_.base_ns() - std::min(kDrainExtraNs, delay_.base_ns() / 4)) /
+        static_cast<double>(rtt);
+    drain_until_ns_ = now_ns + rtt + rtt / 4 + 4'000'000;
+    delay_.restart_range();
+}
+
+void RateControl::finish_drain(uint64_t now_ns) {
+    mode_ = Mode::steady;
+    window_ = std::max(window_, drained_window_);
+    delay_.set_base(now_ns, delay_.least_ns());
+    delay_.forget_standing();
+}
+
+// The queue never ran dry since kBaseFreshNs and is not ours to drain. Without another's traffic
+// the delay would be steady: then the path itself has become longer. While scavenging a delay that
+// moves is another's queue, and the old base holds for kBaseMemoryNs.
+void RateControl::refresh_base(uint64_t now_ns) {
+    const uint64_t age = delay_.base_age_ns(now_ns);
+    if (range_at_ns_ == 0 || now_ns - range_at_ns_ > 2 * kBaseFreshNs) {
+        range_at_ns_ = now_ns;
+        delay_.restart_range();
+        return;
+    }
+    if (now_ns - range_at_ns_ < kBaseFreshNs) return;
+    range_at_ns_ = 0;
+    const bool steady = delay_.range_ns() < 2 * target_ns();
+    if (!scavenger_ || steady || age > kBaseMemoryNs) delay_.set_base(now_ns, delay_.least_ns());
+}
+
+// ---- outputs ----
+
 void RateControl::update_outputs() {
-    const uint64_t wanted = scaled(rate_bytes_per_s(), pacing_gain_ * kMargin);
-    pacing_ = std::clamp(wanted, std::max<uint64_t>(limits_.floor_bytes_per_s, 1),
-                         limits_.ceiling_bytes_per_s);
-    const uint64_t rate =
-        std::clamp(rate_bytes_per_s(), limits_.floor_bytes_per_s, limits_.ceiling_bytes_per_s);
-    window_bytes_ =
-        std::max(kWindowMinBytes, scaled(bytes_in(rate, min_rtt_ns()), window_gain_) +
-                                      kWindowAllowanceBytes + bytes_in(rate, kAckDelayNs));
+    const uint64_t floor = std::max<uint64_t>(limits_.floor_bytes_per_s, 1);
+    const uint64_t rtt = min_rtt_ns() + queue_delay_ns();
+    const double most = kFilterRoom * bytes_in(limits_.ceiling_bytes_per_s, rtt) + kAllowanceBytes;
+    window_ = std::clamp(window_, kWindowMinBytes, std::max(most, kWindowMinBytes));
+    double window = window_;
+    double pacing = kPacingGain * window_ * 1e9 / static_cast<double>(rtt);
+    if (mode_ == Mode::startup) {
+        const auto start = static_cast<double>(limits_.start_bytes_per_s);
+        pacing =
+            train_.left > 0 ? start * static_cast<double>(kTrainSpeed) : std::max(start, pacing);
+    } else if (mode_ == Mode::compete) {
+        const uint64_t rate = std::max(rate_bytes_per_s(), floor);
+        pacing = kCompeteCycle[phase_] * static_cast<double>(rate);
+        window = 2 * bytes_in(rate, min_rtt_ns()) + kAllowanceBytes;
+    }
+    window_bytes_ = static_cast<uint64_t>(std::max(window, kWindowMinBytes));
+    pacing_ = std::clamp(static_cast<uint64_t>(pacing), floor, limits_.ceiling_bytes_per_s);
 }
 
 }  // namespace evac::wan

@@ -54,6 +54,9 @@ class ReceiveStream {
     }
 
     Credit credit() const { return {taken_cost_ + window_bytes_, next_ + kReceiveMessagesMax}; }
+    static size_t table_bytes() {
+        return sizeof(ReceiveStream) + kReceiveMessagesMax * sizeof(Slot);
+    }
     uint64_t held_bytes() const { return reserved_cost_; }
     uint64_t received_messages() const { return received_messages_; }  // completed
     uint64_t received_bytes() const { return received_bytes_; }

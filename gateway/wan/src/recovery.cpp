@@ -43,6 +43,7 @@ void Recovery::account_acked(uint64_t now_ns, SentPacket& p) {
     if (newest_ == nullptr || p.number > newest_->number) newest_ = &p;
     if (p.state == SentPacket::State::lost) {
         ++spurious_packets_;
+        rate_.on_spurious(p.wire_bytes);
         const uint64_t took = now_ns - p.sent_ns;
         const uint64_t expected = std::max(srtt_ns_, latest_rtt_ns_);
         if (took > expected)
@@ -70,9 +71,9 @@ void Recovery::finish_ack(uint64_t now_ns, const AckFrame& ack) {
 }
 
 void Recovery::sample_rtt(uint64_t now_ns, uint64_t rtt_ns, uint64_t delay_ns) {
-    rate_.on_rtt(now_ns, rtt_ns);
+    delay_ns = std::min({delay_ns, kPeerAckDelayNs, rtt_ns / 2});
+    rate_.on_rtt(now_ns, rtt_ns - delay_ns);
     const uint64_t floor_ns = rate_.min_rtt_ns();
-    delay_ns = std::min(delay_ns, kPeerAckDelayNs);
     latest_rtt_ns_ = rtt_ns;
     if (rtt_ns > floor_ns + delay_ns) rtt_ns -= delay_ns;
     if (!has_rtt_) {
@@ -95,6 +96,18 @@ void Recovery::on_path_change(uint64_t now_ns, bool forget_rtt) {
     has_rtt_ = false;
     latest_rtt_ns_ = 0;
     reorder_ns_ = 0;
+}
+
+void Recovery::count_run(uint64_t number) {
+    if (number != run_next_) {
+        run_length_ = 0;
+        ++runs_;
+    }
+    run_next_ = number + 1;
+    if (++run_length_ <= kRunMax) ++run_packets_;
+    if (runs_ < kRunsMax) return;
+    runs_ /= 2;
+    run_packets_ /= 2;
 }
 
 uint64_t Recovery::loss_delay_ns() const {

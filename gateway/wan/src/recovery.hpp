@@ -40,6 +40,8 @@ struct RecoveryOutcome {
 
 class Recovery {
   public:
+    static constexpr uint64_t kRunMax = 64;     // a longer run of losses counts as this long
+    static constexpr uint64_t kRunsMax = 2048;  // then both sums are halved
     static constexpr uint64_t kGranularityNs = 1'000'000;
     static constexpr uint64_t kPeerAckDelayNs =
         5'000'000;  // the peer's largest delay of an acknowledgement
@@ -118,6 +120,10 @@ class Recovery {
     uint64_t progress_ns() const { return progress_ns_; }
     uint64_t lost_packets() const { return lost_packets_; }
     uint64_t spurious_packets() const { return spurious_packets_; }
+    // Mean length of runs of lost packets, times 1000 (of the last few thousand losses; outages
+    // count as kRunMax at most). 0 = nothing was lost.
+    uint64_t mean_burst_milli() const { return runs_ == 0 ? 0 : run_packets_ * 1000 / runs_; }
+    static size_t memory_bytes() { return sizeof(SentPacket) * kInflightPacketsMax; }
     // Highest key generation (mod 256) of an acknowledged packet is current: the ratchet may move
     // on.
     bool generation_acked(uint8_t generation) const {
@@ -130,9 +136,13 @@ class Recovery {
         p.state = SentPacket::State::lost;
         inflight_ -= p.wire_bytes;
         --outstanding_;
-        if (!p.mtu_probe) ++lost_packets_;
+        if (!p.mtu_probe) {
+            ++lost_packets_;
+            count_run(p.number);
+        }
         lost(static_cast<const SentPacket&>(p));
     }
+    void count_run(uint64_t number);
     SentPacket& at(uint64_t number) { return packets_[number % kInflightPacketsMax]; }
     void account_acked(uint64_t now_ns, SentPacket& p);
     void finish_ack(uint64_t now_ns, const AckFrame& ack);
@@ -194,6 +204,10 @@ class Recovery {
     uint64_t path_first_ = 0;  // first packet sent on the present path
     uint64_t lost_packets_ = 0;
     uint64_t spurious_packets_ = 0;
+    uint64_t run_next_ = UINT64_MAX;  // continues the present run of losses
+    uint64_t run_length_ = 0;
+    uint64_t run_packets_ = 0;
+    uint64_t runs_ = 0;
     uint8_t acked_generation_ = 0;
     bool acked_generation_valid_ = false;
 };

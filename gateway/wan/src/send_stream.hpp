@@ -103,6 +103,7 @@ class SendStream {
     uint64_t cancelled_messages() const { return cancelled_messages_; }
     uint64_t expired_messages() const { return expired_messages_; }
     bool has_lost() const { return lost_chunks_ > 0; }
+    static size_t table_bytes() { return sizeof(SendStream) + kSendMessagesMax * sizeof(Slot); }
 
   private:
     struct Slot {

@@ -34,6 +34,12 @@ size_t payload_bytes(size_t datagram) {
     return datagram - kDataHeaderBytes - kTagBytes;
 }
 
+// Tables of a session, allocated once.
+size_t fixed_bytes() {
+    return sizeof(Session) + Recovery::memory_bytes() +
+           kClasses * (SendStream::table_bytes() + ReceiveStream::table_bytes());
+}
+
 }  // namespace
 
 Session::Session(const EndpointConfig& config, const SessionSecrets& secrets,
@@ -258,9 +264,13 @@ uint64_t Session::next_timeout_ns() const {
         const uint64_t probe = mtu_.next_timeout_ns();
         if (probe != UINT64_MAX) next = std::min(next, std::max(probe, rate_.next_send_ns()));
     }
-    if (recovery_.inflight_bytes() < rate_.window_bytes() && recovery_.room() && has_data()) {
-        next = std::min(next, rate_.next_send_ns() + kPacingQuantumNs);
+    const uint64_t open_ns = rate_.open_ns(recovery_.inflight_bytes());
+    if (open_ns < next && recovery_.room() && has_data()) {
+        next = std::min(next, std::max(open_ns, rate_.next_send_ns() + kPacingQuantumNs));
     }
+    if (urgent_waits() && recovery_.room() &&
+        recovery_.inflight_bytes() < rate_.urgent_window_bytes())
+        next = std::min(next, rate_.next_urgent_ns());
     for (const SendStream& stream : send_) next = std::min(next, stream.deadline_ns());
     return std::min(next, fec_timeout_ns());
 }
@@ -278,14 +288,25 @@ bool Session::has_data() const {
 }
 
 bool Session::data_allowed(uint64_t now_ns) const {
-    return recovery_.room() && recovery_.inflight_bytes() < rate_.window_bytes() &&
-           now_ns >= rate_.next_send_ns();
+    return recovery_.room() && now_ns >= rate_.next_send_ns() &&
+           now_ns >= rate_.open_ns(recovery_.inflight_bytes());
 }
 
 bool Session::control_bypass(uint64_t now_ns) const {
     return recovery_.room() && rate_.next_send_ns() < now_ns + kControlDebtNs &&
            send_[index(Class::control)].next().has_value() &&
            recovery_.inflight_bytes() < rate_.window_bytes() + kControlExtraBytes;
+}
+
+// While scavenging the window and the pacing are bulk's; control and demand have their own.
+bool Session::urgent_waits() const {
+    return rate_.scavenger() && (send_[index(Class::control)].next().has_value() ||
+                                 send_[index(Class::demand)].next().has_value());
+}
+
+bool Session::urgent_allowed(uint64_t now_ns) const {
+    return urgent_waits() && recovery_.room() && now_ns >= rate_.next_urgent_ns() &&
+           recovery_.inflight_bytes() < rate_.urgent_window_bytes();
 }
 
 SendStream* Session::pick() {
@@ -321,6 +342,7 @@ size_t Session::transmit(uint64_t now_ns, std::span<std::byte> out) {
     if (has_data()) {
         if (data_allowed(now_ns)) return build(now_ns, Kind::data, out);
         if (control_bypass(now_ns)) return build(now_ns, Kind::control, out);
+        if (urgent_allowed(now_ns)) return build(now_ns, Kind::urgent, out);
     } else if (recovery_.inflight_bytes() < rate_.window_bytes()) {
         rate_.on_app_limited(recovery_.inflight_bytes());
         if (const size_t size = transmit_parity(now_ns, true, out)) return size;
@@ -342,10 +364,13 @@ bool Session::add_chunk(PacketWriter& writer, SentPacket& record, SendStream& st
     return true;
 }
 
-void Session::add_chunks(PacketWriter& writer, SentPacket& record, bool control_only) {
+void Session::add_chunks(PacketWriter& writer, SentPacket& record, Kind kind) {
+    const size_t lowest = kind == Kind::control  ? index(Class::control)
+                          : kind == Kind::urgent ? index(Class::demand)
+                                                 : kClasses - 1;
     while (record.chunk_count < kChunksPerPacketMax) {
-        SendStream* stream = control_only ? &send_[index(Class::control)] : pick();
-        if (stream == nullptr) return;
+        SendStream* stream = kind == Kind::control ? &send_[index(Class::control)] : pick();
+        if (stream == nullptr || static_cast<size_t>(stream - send_.data()) > lowest) return;
         const auto ref = stream->next();
         if (!ref || !add_chunk(writer, record, *stream, *ref)) return;
     }
@@ -409,10 +434,13 @@ size_t Session::build(uint64_t now_ns, Kind kind, std::span<std::byte> out) {
     PacketWriter writer(out.first(size_max - kTagBytes));
     write_data_header(writer, {seal_.phase(), tag_, recovery_.next_number()});
     bool elicits = true;
+    bool urgent = false;
     switch (kind) {
         case Kind::data:
         case Kind::control:
-            add_chunks(writer, record, kind == Kind::control);
+        case Kind::urgent:
+            add_chunks(writer, record, kind);
+            urgent = is_urgent(record);
             break;
         case Kind::probe:
             --probes_;
@@ -439,6 +467,7 @@ size_t Session::build(uint64_t now_ns, Kind kind, std::span<std::byte> out) {
         case Kind::parity:
             writer.u8(kFramePing);  // asks for an acknowledgement, also of a peer without FEC
             fec_send_.write(writer);
+            urgent = fec_send_.parity_class() <= Class::demand;
             break;
     }
     // What room is left may carry an acknowledgement that is waiting anyway, but not the room that
@@ -450,7 +479,7 @@ size_t Session::build(uint64_t now_ns, Kind kind, std::span<std::byte> out) {
     EVAC_ASSERT(writer.ok() && writer.size() > kDataHeaderBytes);
     if (record.chunk_count > 0)
         fec_cover(now_ns, record, ByteSpan(out).first(writer.size()).subspan(kDataHeaderBytes));
-    return seal(now_ns, out, writer.size(), elicits);
+    return seal(now_ns, out, writer.size(), elicits, urgent);
 }
 
 size_t Session::transmit_path_frame(uint64_t now_ns, std::span<std::byte> out, uint8_t type,
@@ -464,11 +493,12 @@ size_t Session::transmit_path_frame(uint64_t now_ns, std::span<std::byte> out, u
     write_data_header(writer, {seal_.phase(), tag_, recovery_.next_number()});
     write_path_frame(writer, type, value);
     EVAC_ASSERT(writer.ok());
-    return seal(now_ns, out, writer.size(), false);
+    return seal(now_ns, out, writer.size(), false, false);
 }
 
 // Closes a packet of `written` bytes (header and frames) and accounts for it.
-size_t Session::seal(uint64_t now_ns, std::span<std::byte> out, size_t written, bool elicits) {
+size_t Session::seal(uint64_t now_ns, std::span<std::byte> out, size_t written, bool elicits,
+                     bool urgent) {
     const size_t size = written + kTagBytes;
     const bool sealed =
         seal_.seal(recovery_.next_number(), out.first(kDataHeaderBytes),
@@ -477,7 +507,7 @@ size_t Session::seal(uint64_t now_ns, std::span<std::byte> out, size_t written, 
     EVAC_ASSERT(sealed);
     recovery_.on_sent(now_ns, static_cast<uint32_t>(wire_size(size)), elicits);
     if (elicits) {
-        rate_.charge(now_ns, wire_size(size));
+        rate_.charge(now_ns, wire_size(size), urgent);
         elicited_ns_ = now_ns;
     }
     ++phase_packets_;
@@ -519,12 +549,22 @@ void Session::fec_cover(uint64_t now_ns, const SentPacket& record, ByteSpan payl
     fec_send_.on_packet(now_ns, recovery_.next_number(), payload, group, c);
 }
 
-// Urgent parity goes like control, that of a tail like bulk.
+// When the path has room for parity: urgent parity goes like control, that of a tail like bulk.
+uint64_t Session::parity_open_ns(bool tail) const {
+    const uint64_t inflight = recovery_.inflight_bytes();
+    const uint64_t send_ns = rate_.next_send_ns();
+    if (tail) return inflight < rate_.window_bytes() ? send_ns : UINT64_MAX;
+    uint64_t open_ns = UINT64_MAX;
+    if (inflight < rate_.window_bytes() + kControlExtraBytes)
+        open_ns = send_ns - std::min(send_ns, kControlDebtNs);
+    if (rate_.scavenger() && inflight < rate_.urgent_window_bytes())
+        open_ns = std::min(open_ns, rate_.next_urgent_ns());
+    return open_ns;
+}
+
 size_t Session::transmit_parity(uint64_t now_ns, bool tail, std::span<std::byte> out) {
     if (!fec_send_.active() || !recovery_.room()) return 0;
-    const uint64_t ahead_ns = tail ? 0 : kControlDebtNs;
-    const uint64_t window = rate_.window_bytes() + (tail ? 0 : kControlExtraBytes);
-    if (rate_.next_send_ns() > now_ns + ahead_ns || recovery_.inflight_bytes() >= window) return 0;
+    if (now_ns < parity_open_ns(tail)) return 0;
     const size_t room = payload_bytes(std::min(out.size(), mtu_.datagram_bytes()));
     if (!fec_send_.prepare(now_ns, tail, recovery_.next_number(), room, in_flight_)) return 0;
     return build(now_ns, Kind::parity, out);
@@ -533,15 +573,9 @@ size_t Session::transmit_parity(uint64_t now_ns, bool tail, std::span<std::byte>
 uint64_t Session::fec_timeout_ns() const {
     if (!fec_send_.active() || !recovery_.room()) return UINT64_MAX;
     const FecPath path = fec_path();
-    const uint64_t inflight = recovery_.inflight_bytes();
-    const uint64_t send_ns = rate_.next_send_ns();
-    uint64_t next = UINT64_MAX;
-    if (inflight < rate_.window_bytes() + kControlExtraBytes) {
-        const uint64_t due = fec_send_.urgent_due_ns(path);
-        next = std::max(due, send_ns - std::min(send_ns, kControlDebtNs));
-    }
-    if (inflight < rate_.window_bytes() && !has_data())
-        next = std::min(next, std::max(fec_send_.tail_due_ns(path), send_ns));
+    uint64_t next = std::max(fec_send_.urgent_due_ns(path), parity_open_ns(false));
+    if (!has_data())
+        next = std::min(next, std::max(fec_send_.tail_due_ns(path), parity_open_ns(true)));
     return next;
 }
 
@@ -594,6 +628,25 @@ std::optional<Dropped> Session::take_dropped() {
     return first;
 }
 
+size_t Session::memory_bytes() const {
+    size_t held = fixed_bytes() + fec_send_.memory_bytes() + fec_receive_.memory_bytes();
+    for (const SendStream& stream : send_) held += stream.unacked_bytes();
+    for (const ReceiveStream& stream : receive_) held += stream.held_bytes();
+    return held;
+}
+
+size_t Session::memory_bytes_max(const EndpointConfig& config) {
+    // Copies of what was sent and of what came, and parities that wait: each shard at most a
+    // datagram.
+    const size_t shards = FecReceiver::kParitiesMax + 2 * kFecParityMax;
+    size_t most = fixed_bytes() + 2 * config.fec_history_bytes +
+                  shards * config.datagram_bytes_max +
+                  kFecBatchesMax * kFecBatchMembersMax * sizeof(uint64_t);
+    for (const ClassLimits& limits : config.classes)
+        most += limits.send_bytes_max + limits.receive_bytes_max;
+    return most;
+}
+
 void Session::add_to(Stats& s) const {
     s.rtt_smoothed_ns = recovery_.smoothed_rtt_ns();
     s.rtt_min_ns = rate_.min_rtt_ns();
@@ -602,6 +655,11 @@ void Session::add_to(Stats& s) const {
     s.inflight_bytes = recovery_.inflight_bytes();
     s.window_bytes = rate_.window_bytes();
     s.loss_ppm = rate_.loss_ppm();
+    s.loss_burst_milli = recovery_.mean_burst_milli();
+    s.queue_delay_ns = rate_.queue_delay_ns();
+    s.rate_mode = static_cast<uint64_t>(rate_.mode());
+    s.cuts_undone += rate_.undone_cuts();
+    s.memory_bytes = memory_bytes();
     s.packets_sent += packets_sent_;
     s.packets_received += packets_received_;
     s.packets_lost += recovery_.lost_packets();

@@ -74,23 +74,30 @@ class Session {
     uint64_t rate_bits_per_s() const { return rate_.rate_bytes_per_s() * 8; }
     void set_ceiling(uint64_t bits_per_s) { rate_.set_ceiling(bits_per_s / 8); }
 
+    void set_scavenger(bool on) { rate_.set_scavenger(on); }
+    // What this session holds now, and the most that any session of this configuration may hold.
+    size_t memory_bytes() const;
+    static size_t memory_bytes_max(const EndpointConfig& config);
+
     const SendStream& sending(Class c) const { return send_[index(c)]; }
     const ReceiveStream& receiving(Class c) const { return receive_[index(c)]; }
     // Adds this session's counters and sets the present values.
     void add_to(Stats& stats) const;
 
   private:
-    enum class Kind : uint8_t { data, control, probe, ping, ack, mtu_probe, parity };
+    enum class Kind : uint8_t { data, control, urgent, probe, ping, ack, mtu_probe, parity };
 
     bool data_allowed(uint64_t now_ns) const;
     bool control_bypass(uint64_t now_ns) const;
+    bool urgent_waits() const;
+    bool urgent_allowed(uint64_t now_ns) const;
     bool has_data() const;
     SendStream* pick();  // the stream whose turn it is; nullptr when nothing waits
     void account_turn(Class c, size_t bytes);
     size_t build(uint64_t now_ns, Kind kind, std::span<std::byte> out);
     void write_pending_ack(uint64_t now_ns, PacketWriter& writer, size_t reserve,
                            SentPacket& record);
-    void add_chunks(PacketWriter& writer, SentPacket& record, bool control_only);
+    void add_chunks(PacketWriter& writer, SentPacket& record, Kind kind);
     void add_probe(PacketWriter& writer, SentPacket& record);
     bool add_chunk(PacketWriter& writer, SentPacket& record, SendStream& stream,
                    const ChunkRef& ref);
@@ -101,7 +108,8 @@ class Session {
     void on_acked(uint64_t now_ns, const SentPacket& packet);
     void restart_path(uint64_t now_ns, bool new_route);
     void follow_mtu();  // after acknowledgements and losses: messages are cut to the new size
-    size_t seal(uint64_t now_ns, std::span<std::byte> out, size_t written, bool elicits);
+    size_t seal(uint64_t now_ns, std::span<std::byte> out, size_t written, bool elicits,
+                bool urgent);
     void expire(uint64_t now_ns);
 
     // Forward error correction: the hooks.
@@ -109,6 +117,7 @@ class Session {
     void fec_plan(uint64_t now_ns);
     void fec_cover(uint64_t now_ns, const SentPacket& record, ByteSpan payload);
     size_t transmit_parity(uint64_t now_ns, bool tail, std::span<std::byte> out);
+    uint64_t parity_open_ns(bool tail) const;
     uint64_t fec_timeout_ns() const;
     bool take_rebuilt(uint64_t number, ByteSpan payload);
     bool on_recovered(const RecoveredFrame& recovered);

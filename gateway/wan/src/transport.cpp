@@ -139,6 +139,10 @@ class TransportImpl final : public Transport {
         tls_changed_.store(true, std::memory_order_release);
         ring(wake_);
     }
+    void set_scavenger(bool on) override {
+        scavenger_.store(on, std::memory_order_release);
+        wake();
+    }
 
   private:
     uint64_t difference(Class c, std::atomic<uint64_t> Lane::*done) const {
@@ -178,6 +182,7 @@ class TransportImpl final : public Transport {
     std::atomic<uint64_t> session_{0};
     std::atomic<SessionState> state_{SessionState::down};
     std::atomic<uint64_t> ceiling_;
+    std::atomic<bool> scavenger_{false};
     std::atomic<uint64_t> limit_bytes_;  // of unsent bytes per class
     PublishedStats stats_;
     std::mutex tls_mutex_;  // held for a pointer's move, some times a day
@@ -192,6 +197,7 @@ class TransportImpl final : public Transport {
     std::array<wan_port::UdpAddress, kTransmitBatch> batch_to_{};
     uint64_t ceiling_seen_ = 0;
     uint64_t moves_seen_ = 0;
+    bool scavenger_seen_ = false;
     uint64_t stats_at_ns_ = 0;
     uint64_t blind_sleep_ns_ = kBlindSleepFirstNs;
     bool wait_fd_failed_ = false;
@@ -261,6 +267,11 @@ bool TransportImpl::pass(uint64_t now_ns) {
         endpoint_->set_ceiling_bits_per_s(ceiling);
     }
     if (tls_changed_.exchange(false, std::memory_order_acq_rel)) take_tls(now_ns);
+    const bool scavenger = scavenger_.load(std::memory_order_acquire);
+    if (scavenger != scavenger_seen_) {
+        scavenger_seen_ = scavenger;
+        endpoint_->set_scavenger(scavenger);
+    }
     const size_t received = port_.receive(
         kReceiveBudget, [&](const wan_port::UdpAddress& from, std::span<const std::byte> datagram) {
             endpoint_->receive(now_ns, from, datagram);
@@ -454,7 +465,8 @@ void TransportImpl::sleep_until(uint64_t now_ns, uint64_t until_ns, bool idle) {
     // Announce the sleep first, then look again: another thread may have pushed or popped in
     // between.
     sleeping_.exchange(true, std::memory_order_acq_rel);
-    if (work_waits() || ceiling_.load(std::memory_order_acquire) != ceiling_seen_) {
+    if (work_waits() || ceiling_.load(std::memory_order_acquire) != ceiling_seen_ ||
+        scavenger_.load(std::memory_order_acquire) != scavenger_seen_) {
         sleeping_.store(false, std::memory_order_relaxed);
         return;
     }

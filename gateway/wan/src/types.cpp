@@ -7,6 +7,20 @@ const char* to_string(Class c) {
     return index(c) < names.size() ? names[index(c)] : "?";
 }
 
+const char* to_string(RateMode mode) {
+    switch (mode) {
+        case RateMode::startup:
+            return "startup";
+        case RateMode::steady:
+            return "steady";
+        case RateMode::compete:
+            return "compete";
+        case RateMode::drain:
+            return "drain";
+    }
+    return "unknown";
+}
+
 const char* to_string(SessionState state) {
     switch (state) {
         case SessionState::down:

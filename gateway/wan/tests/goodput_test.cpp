@@ -3,49 +3,10 @@
 
 #include <cstdio>
 
-#include "sim_world.hpp"
+#include "rate_world.hpp"
 
 namespace evac::wan::testing {
 namespace {
-
-struct Path {
-    double rate = 100e6;
-    double rtt_ms = 20;
-    size_t queue = 128 * 1024;
-    double loss = 0;
-    double burst_enter = 0;
-    uint64_t jitter_ns = 0;
-    uint64_t ceiling = 10'000'000'000;
-};
-
-World::Options options_for(const Path& path, uint64_t seed) {
-    World::Options o;
-    o.seed = seed;
-    for (LinkModel* m : {&o.a_to_b, &o.b_to_a}) {
-        m->rate_bits_per_s = path.rate;
-        m->delay_ns = static_cast<uint64_t>(path.rtt_ms * 5e5);
-        m->queue_bytes = path.queue;
-        m->loss = path.loss;
-        m->burst_enter = path.burst_enter;
-        m->jitter_ns = path.jitter_ns;
-    }
-    o.a.ceiling_bits_per_s = o.b.ceiling_bits_per_s = path.ceiling;
-    return o;
-}
-
-// Keeps `c` saturated from a to b with messages of `size` bytes and counts what b delivers.
-struct Load {
-    World& world;
-    Class c;
-    size_t size;
-    uint64_t delivered = 0;
-    void step() {
-        while (auto m = world.b().take(c)) delivered += m->bytes.size();
-        while (world.a().stats(0).classes[index(c)].unsent_bytes < 256 * 1024) {
-            if (world.a().send(c, world.a().session(), Bytes(size)) != SendResult::ok) break;
-        }
-    }
-};
 
 struct Figures {
     double hold_share;  // after the first second

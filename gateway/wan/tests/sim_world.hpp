@@ -127,6 +127,21 @@ class World {
     size_t events() const { return events_.size(); }
     uint64_t stray_bytes() const { return stray_bytes_; }
 
+    // A packet of somebody else on the link out of `from`, `wire` bytes: shares its rate and queue,
+    // not its other faults. False: the queue dropped it. `arrived` runs at the far end.
+    bool cross_traffic(size_t from, uint64_t wire, std::function<void()> arrived) {
+        Link& link = links_[from];
+        const LinkModel& m = link.model;
+        const uint64_t backlog_ns = link.free_ns > now_ns_ ? link.free_ns - now_ns_ : 0;
+        const double backlog_bytes = static_cast<double>(backlog_ns) * m.rate_bits_per_s / 8e9;
+        const auto size = static_cast<double>(wire);
+        if (backlog_bytes + size > static_cast<double>(m.queue_bytes)) return false;
+        link.free_ns =
+            std::max(link.free_ns, now_ns_) + static_cast<uint64_t>(size * 8e9 / m.rate_bits_per_s);
+        if (!m.outage) at(link.free_ns + m.delay_ns, std::move(arrived));
+        return true;
+    }
+
   private:
     struct Event {
         uint64_t at_ns;

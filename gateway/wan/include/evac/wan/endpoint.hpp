@@ -102,6 +102,9 @@ class Endpoint {
                                                     std::shared_ptr<const TlsContext> tls,
                                                     uint64_t seed, uint64_t now_ns);
     virtual ~Endpoint() = default;
+    // The most bytes that an endpoint of this configuration holds: the session's tables, messages
+    // accepted and undelivered, handshakes under way. Stats::memory_bytes is what it holds now.
+    static size_t memory_bytes_max(const EndpointConfig& config);
 
     // A datagram came in. Never fails: what does not fit is dropped and counted.
     virtual void receive(uint64_t now_ns, const wan_port::UdpAddress& from, ByteSpan datagram) = 0;
@@ -149,6 +152,10 @@ class Endpoint {
     virtual uint64_t released_bytes(Class c) const = 0;
 
     virtual void set_ceiling_bits_per_s(uint64_t rate) = 0;
+    // Disk and bulk use only what other traffic leaves: they yield when a queue stands on the path
+    // and take the line back when it is free. Control and demand go on (at least
+    // 64 KiB per round trip). Kept across sessions; off at first.
+    virtual void set_scavenger(bool on) = 0;
     virtual Stats stats(uint64_t now_ns) const = 0;
 };
 

@@ -87,6 +87,7 @@ class Transport {
     virtual void set_ceiling_bits_per_s(uint64_t rate) = 0;
     // See Endpoint::set_tls(). Takes effect on the packet thread soon after; of several, the last.
     virtual void set_tls(std::shared_ptr<const TlsContext> tls) = 0;
+    virtual void set_scavenger(bool on) = 0;  // Endpoint::set_scavenger, by any thread
 };
 
 }  // namespace evac::wan

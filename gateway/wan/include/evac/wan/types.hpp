@@ -113,6 +113,14 @@ struct ClassStats {
     uint64_t parity_bytes = 0;  // FEC frames sent for it; overhead = parity_bytes / sent_bytes
 };
 
+enum class RateMode : uint8_t {
+    startup,  // learning the path's rate
+    steady,   // a small queue of our own stands on the path
+    compete,  // others fill the queue: our share is held
+    drain,    // the queue runs dry for a round, so that the base delay is seen
+};
+const char* to_string(RateMode mode);
+
 // Counters are since the endpoint was made (they survive sessions); the rest is the present moment.
 struct Stats {
     uint64_t session_id = 0;
@@ -126,9 +134,16 @@ struct Stats {
     uint64_t pacing_rate_bits_per_s = 0;
     uint64_t ceiling_bits_per_s = 0;
     uint64_t inflight_bytes = 0;
-    uint64_t window_bytes = 0;  // congestion window
-    uint64_t loss_ppm = 0;      // smoothed over rounds, parts per million of packets
-    uint64_t silent_ns = 0;     // since the peer was last heard, when state is silent
+    uint64_t window_bytes = 0;      // congestion window
+    uint64_t loss_ppm = 0;          // smoothed over rounds, parts per million of packets
+    uint64_t loss_burst_milli = 0;  // mean length of a run of lost packets, times 1000
+    uint64_t queue_delay_ns = 0;    // standing on the path now, beyond its base delay
+    uint64_t rate_mode = 0;         // RateMode
+    uint64_t scavenging = 0;        // 1: bulk yields to other traffic (set_scavenger)
+    uint64_t cuts_undone = 0;       // rate cuts taken back: their losses proved spurious
+    uint64_t memory_bytes = 0;      // held for the connection now: tables and messages
+    uint64_t memory_bytes_max = 0;  // the most it can be with this configuration
+    uint64_t silent_ns = 0;         // since the peer was last heard, when state is silent
     uint64_t packets_sent = 0;
     uint64_t packets_received = 0;  // authentic ones
     uint64_t packets_lost = 0;      // declared lost by us
