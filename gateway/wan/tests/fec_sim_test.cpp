@@ -70,8 +70,9 @@ struct Latency {
     double goodput = 0;  // share of the link
 };
 
-// 1 KiB of control each `every_ms` from a to b while bulk saturates the line.
-Latency control_latency(const Path& path, uint64_t every_ms, double seconds, uint64_t seed) {
+// Messages of class `c` each `every_ms` from a to b while bulk saturates the line.
+Latency latency_of(Class c, size_t size, const Path& path, uint64_t every_ms, double seconds,
+                   uint64_t seed) {
     World world(options_for(path, seed));
     std::vector<double> above_ms;
     uint64_t delivered = 0;
@@ -79,7 +80,7 @@ Latency control_latency(const Path& path, uint64_t every_ms, double seconds, uin
     world.on_step = [&] {
         if (bulk) feed(world, Class::bulk, 128 * 1024);
         delivered += drain(world, Class::bulk);
-        while (auto m = world.b().take(Class::control)) {
+        while (auto m = world.b().take(c)) {
             ByteReader reader(m->bytes);
             above_ms.push_back(ms(world.now_ns() - reader.le64()) - path.rtt_ms / 2);
         }
@@ -93,9 +94,8 @@ Latency control_latency(const Path& path, uint64_t every_ms, double seconds, uin
         world.at(start + t * kNsPerMs, [&] {
             Bytes m;
             ByteWriter(m).le64(world.now_ns());
-            m.resize(1024);
-            EXPECT_EQ(world.a().send(Class::control, world.a().session(), std::move(m)),
-                      SendResult::ok);
+            m.resize(size);
+            EXPECT_EQ(world.a().send(c, world.a().session(), std::move(m)), SendResult::ok);
         });
     }
     world.run_until(start + static_cast<uint64_t>(seconds * 1e9));
@@ -107,6 +107,11 @@ Latency control_latency(const Path& path, uint64_t every_ms, double seconds, uin
     if (above_ms.empty()) return {};
     return {above_ms[above_ms.size() / 2], above_ms[above_ms.size() * 99 / 100], above_ms.back(),
             world.a().stats(world.now_ns()), goodput};
+}
+
+// 1 KiB of control.
+Latency control_latency(const Path& path, uint64_t every_ms, double seconds, uint64_t seed) {
+    return latency_of(Class::control, 1024, path, every_ms, seconds, seed);
 }
 
 void print_latency(const char* what, const Path& path, const Latency& l) {
@@ -141,10 +146,36 @@ TEST(FecLatency, ControlUnderSaturatingBulk) {
         print_latency("random 3 %", random, at_random);
         print_latency("bursts of 4, 3 %", burst, at_burst);
         print_latency("random 3 %, no FEC", without, control_latency(without, 10, 8, 2));
+        Path unbounded = random;
+        unbounded.ceiling = 10'000'000'000;
+        print_latency("random 3 %, no ceiling", unbounded, control_latency(unbounded, 10, 8, 2));
+        unbounded.loss = 0;
+        print_latency("no loss, no ceiling", unbounded, control_latency(unbounded, 10, 8, 2));
         EXPECT_LE(at_clean.p99, 8) << rtt;
         EXPECT_EQ(at_clean.stats.fec_packets_sent, 0u) << "parity on a line without loss";
         EXPECT_LE(at_random.p99, 15) << rtt;
         EXPECT_LE(at_burst.p99, 15) << rtt;
+    }
+}
+
+// Pages fetched on demand: several packets each, covered by one block.
+TEST(FecLatency, DemandUnderSaturatingBulk) {
+    for (const double rtt : {20.0, 100.0, 200.0}) {
+        std::array<Latency, 2> l;
+        for (const bool on : {false, true}) {
+            const Path path{
+                .rtt_ms = rtt, .loss = 0.03, .fec = on ? FecMode::urgent : FecMode::off};
+            l[on] = latency_of(Class::demand, 16 * 1024, path, 30, 9, 6);
+        }
+        const ClassStats& demand = l[1].stats.classes[index(Class::demand)];
+        std::printf(
+            "16 KiB of demand each 30 ms, 3 %%, rtt %3.0f: p99 without FEC %5.1f ms above "
+            "one way, with %5.1f ms, overhead %.0f %%\n",
+            rtt, l[0].p99, l[1].p99,
+            100.0 * static_cast<double>(demand.parity_bytes) /
+                static_cast<double>(demand.sent_bytes));
+        EXPECT_LE(l[1].p99, 15);
+        EXPECT_GT(l[0].p99, rtt) << "the path loses nothing: the test shows nothing";
     }
 }
 
@@ -207,6 +238,34 @@ TEST(FecTail, EndsOfTransfersAreNotHeldUp) {
             // 100 ms and more: most of a round trip. 20 ms: at least no harm.
             EXPECT_GT((mean[0] - mean[1]) / rtt, rtt >= 100 ? 0.4 : -0.1);
         }
+    }
+}
+
+// What FEC costs bulk that saturates the line: packets leave kFecReserveBytes free.
+TEST(FecTail, GoodputOfSaturatingBulkIsTheSame) {
+    for (const double loss : {0.0, 0.001, 0.01, 0.03}) {
+        std::array<double, 2> goodput{};
+        for (const bool on : {false, true}) {
+            constexpr uint64_t kSeeds = 4;
+            for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+                Path path{.loss = loss, .fec = on ? FecMode::full : FecMode::off};
+                path.ceiling = 10'000'000'000;
+                World world(options_for(path, seed));
+                uint64_t delivered = 0;
+                world.on_step = [&] {
+                    feed(world, Class::bulk, 128 * 1024);
+                    delivered += drain(world, Class::bulk);
+                };
+                connect(world);
+                world.run_until(world.now_ns() + kNsPerSecond);
+                const uint64_t before = delivered;
+                world.run_until(world.now_ns() + 4 * kNsPerSecond);
+                goodput[on] += static_cast<double>(delivered - before) * 8 / 4 / kRate / kSeeds;
+            }
+        }
+        std::printf("loss %.1f %%: goodput without FEC %.2f %%, with %.2f %% of the link\n",
+                    loss * 100, goodput[0] * 100, goodput[1] * 100);
+        EXPECT_GT(goodput[1], goodput[0] - 0.01);
     }
 }
 
