@@ -307,6 +307,35 @@ TEST(Fec, LossIsStillSeenAndNothingIsSentTwiceWithoutNeed) {
     EXPECT_GT(on.stats.packets_lost * 10, off.stats.packets_lost * 8);
 }
 
+// Control alone, nearly every loss rebuilt: recovery and rate control must still count it.
+TEST(Fec, RebuiltPacketsCountAsLost) {
+    World world(options_for({.rtt_ms = 40, .loss = 0.05}, 31));
+    uint64_t got = 0;
+    world.on_step = [&] {
+        while (world.b().take(Class::control)) ++got;
+    };
+    connect(world);
+    constexpr uint64_t kMessages = 4000;
+    for (uint64_t n = 0; n < kMessages; ++n) {
+        ASSERT_EQ(world.a().send(Class::control, world.a().session(), Bytes(1024)), SendResult::ok);
+        world.run_until(world.now_ns() + 5 * kNsPerMs);
+    }
+    world.run_until(world.now_ns() + 2 * kNsPerSecond);
+    EXPECT_EQ(got, kMessages);
+    const Stats a = world.a().stats(world.now_ns());
+    const Stats b = world.b().stats(world.now_ns());
+    EXPECT_GT(b.fec_recovered, kMessages / 30);  // of about 200 lost
+    EXPECT_LE(b.fec_recovered, a.packets_lost);
+    EXPECT_NEAR(static_cast<double>(b.fec_recovered), static_cast<double>(a.fec_recovered_by_peer),
+                5);
+    // One or the other, never both.
+    EXPECT_NEAR(static_cast<double>(b.packets_received + a.packets_lost),
+                static_cast<double>(a.packets_sent), 30);
+    EXPECT_NEAR(static_cast<double>(a.packets_lost) / static_cast<double>(a.packets_sent), 0.05,
+                0.008);
+    EXPECT_NEAR(static_cast<double>(a.fec_loss_ppm), 50'000, 20'000);
+}
+
 // The original of a rebuilt packet comes late: a duplicate, delivered once, and found spurious.
 TEST(Fec, LateOriginalsAreHarmless) {
     World world(options_for({.rtt_ms = 40, .loss = 0.02}, 21));
