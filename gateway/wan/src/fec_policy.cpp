@@ -6,13 +6,14 @@
 namespace evac::wan {
 namespace {
 
-constexpr uint64_t kRunEndsAfterAcked = 8;
+constexpr uint64_t kRunEndsAfterAcked = 32;
+constexpr double kForgotten = 0.1;  // lost packets that are left of one after some windows
 constexpr uint64_t kRunGapMax = 2;  // acknowledgements in between have numbers, too
 
 }  // namespace
 
 void LossMeter::on_acked() {
-    ++acked_;
+    acked_ += 1;
     if (run_length_ > 0 && ++acked_since_ >= kRunEndsAfterAcked) end_run();
     age();
 }
@@ -26,14 +27,14 @@ void LossMeter::on_lost(uint64_t number) {
 }
 
 void LossMeter::on_spurious() {
-    if (lost_ > 0) --lost_;
+    lost_ = std::max(lost_ - 1, 0.0);
     runs_ = std::min(runs_, lost_);
 }
 
 void LossMeter::end_run() {
     if (run_length_ > 0 && run_length_ <= kRunMax) {
-        lost_ += run_length_;
-        ++runs_;
+        lost_ += static_cast<double>(run_length_);
+        runs_ += 1;
     }
     run_length_ = 0;
     acked_since_ = 0;
@@ -44,28 +45,25 @@ void LossMeter::age() {
     if (acked_ + lost_ < kWindow) return;
     acked_ /= 2;
     lost_ /= 2;
-    runs_ = (runs_ + 1) / 2;
-    runs_ = std::min(runs_, lost_);
+    runs_ /= 2;
 }
 
 bool LossMeter::lossy() const {
-    return lost_ > 0 && loss() >= kLossMin;
+    return lost_ > kForgotten && loss() >= kLossMin;
 }
 
 double LossMeter::loss() const {
-    const uint64_t all = acked_ + lost_;
-    if (all == 0) return 0;
-    return std::min(kLossMax, static_cast<double>(lost_) / static_cast<double>(all));
+    const double all = acked_ + lost_;
+    return all > 0 ? std::min(kLossMax, lost_ / all) : 0;
 }
 
 double LossMeter::burst() const {
-    if (runs_ == 0) return 1;
-    return std::clamp(static_cast<double>(lost_) / static_cast<double>(runs_), 1.0, kBurstMax);
+    return runs_ > 0 ? std::clamp(lost_ / runs_, 1.0, kBurstMax) : 1;
 }
 
 double fec_failure(const FecBlockShape& shape, size_t parity) {
-    const double hit = std::max(
-        1.0, std::ceil(shape.burst / static_cast<double>(std::max<size_t>(shape.interleave, 1))));
+    const double interleave = static_cast<double>(std::max<size_t>(shape.interleave, 1));
+    const double hit = std::max(1.0, std::round(shape.burst / interleave));
     const double events = std::ceil(static_cast<double>(shape.members + parity) / hit);
     const auto bearable = static_cast<size_t>(static_cast<double>(parity) / hit);
     const double p = std::clamp(shape.loss, 0.0, 0.99);

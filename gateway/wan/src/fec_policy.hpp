@@ -16,14 +16,14 @@
 //     trip a failure delays h of them: m is the least with failure * h / k <= kUrgentMissTarget.
 //     3 %, one message each 10 ms, 200 ms: h = 21, p^2 * 21 = 1.9 % is too much for the 99th
 //     percentile, p^3 * 21 = 0.06 % is not: m = 2.
-// Bursts: a burst of mean length L hits ceil(L / interleave) members of one block, which count as
-// one event; copies in time keep kBurstsApart mean bursts apart (0.75^32 = 1e-4 at L = 4).
+// Bursts: a burst of mean length L hits about L / interleave members of one block, which count
+// as one event; copies in time keep kBurstsApart mean bursts apart (0.75^32 = 1e-4 at L = 4).
 #include <cstddef>
 #include <cstdint>
 
 namespace evac::wan {
 
-inline constexpr double kUrgentMissTarget = 0.002;  // of urgent messages; p99 allows 0.01
+inline constexpr double kUrgentMissTarget = 0.004;  // of urgent messages; p99 allows 0.01
 inline constexpr double kTailMissTarget = 0.05;     // of tails that need a retransmission after all
 inline constexpr uint64_t kTailRttMinNs = 10'000'000;  // below it a retransmission is quick enough
 inline constexpr double kBurstsApart = 8;
@@ -36,7 +36,7 @@ inline constexpr uint64_t kUrgentSpanNs = 12'000'000;  // first copy to last; 15
 // not help there, so it is not counted. Forgets by halves every kWindow packets.
 class LossMeter {
   public:
-    static constexpr uint64_t kWindow = 2048;
+    static constexpr double kWindow = 2048;
     static constexpr uint64_t kRunMax = 64;
     static constexpr double kLossMin = 0.0003;  // below it the line counts as clean
     static constexpr double kLossMax = 0.3;
@@ -53,9 +53,9 @@ class LossMeter {
   private:
     void end_run();
     void age();
-    uint64_t acked_ = 0;
-    uint64_t lost_ = 0;
-    uint64_t runs_ = 0;
+    double acked_ = 0;
+    double lost_ = 0;
+    double runs_ = 0;
     uint64_t run_length_ = 0;
     uint64_t run_last_ = 0;
     uint64_t acked_since_ = 0;  // acknowledged since the run's last packet was found lost

@@ -20,6 +20,7 @@ namespace {
 constexpr size_t kSendRingMessages = 256;
 constexpr size_t kReceiveRingMessages = 256;
 constexpr size_t kEventRing = 64;
+constexpr size_t kCancelRing = 256;
 constexpr size_t kReceiveBudget = 128;  // datagrams per pass
 constexpr size_t kTransmitBatch = 32;
 constexpr uint64_t kBlindSleepNs = 1'000'000;    // longest sleep without a descriptor to wait on
@@ -70,14 +71,29 @@ class PublishedStats {
     std::array<std::atomic<uint64_t>, kWords> words_{};
 };
 
+struct Outgoing {
+    Message message;
+    SendOptions options;
+};
+
+struct CancelRequest {
+    SessionId session{};
+    uint64_t ticket = 0;
+    size_t ahead = 0;  // packet thread: messages in the ring that may still be the one
+};
+
 // Both directions of one class. Counters only grow; each has one writer.
 struct Lane {
-    SpscRing<Message> to_wire{kSendRingMessages};
+    SpscRing<Outgoing> to_wire{kSendRingMessages};
+    SpscRing<CancelRequest> cancels{kCancelRing};
+    SpscRing<Dropped> dropped{kDropReportsMax};
+    std::vector<CancelRequest> looking;  // packet thread: at most kCancelRing, not found so far
     SpscRing<Message> from_wire{kReceiveRingMessages};
-    std::optional<Message> stalled;  // packet thread: popped, but the endpoint was full
+    std::optional<Outgoing> stalled;  // packet thread: popped, but the endpoint was full
     UniqueFd writable = make_eventfd();
-    uint64_t dropped_bytes = 0;       // packet thread: accepted under a session that was over
-    bool waits_for_consumer = false;  // packet thread: from_wire was full in this pass
+    uint64_t dropped_bytes = 0;           // packet thread: accepted, never given to the endpoint
+    uint64_t cancelled = 0, expired = 0;  // packet thread: of those, as asked or by deadline
+    bool waits_for_consumer = false;      // packet thread: from_wire was full in this pass
 
     std::atomic<uint64_t> accepted_bytes{0};  // producer
     std::atomic<uint64_t> departed_bytes{0};  // packet thread
@@ -111,7 +127,13 @@ class TransportImpl final : public Transport {
     }
 
     void run(std::stop_token stop) override;
-    SendResult try_send(Class c, SessionId session, Bytes&& message) override;
+    using Transport::try_send;
+    SendResult try_send(Class c, SessionId session, Bytes&& message,
+                        const SendOptions& options) override;
+    bool try_cancel(Class c, SessionId session, uint64_t ticket) override;
+    std::optional<Dropped> try_dropped(Class c) override {
+        return lanes_[index(c)].dropped.try_pop();
+    }
     std::optional<Message> try_receive(Class c) override;
 
     int writable_fd(Class c) const override { return lanes_[index(c)].writable.get(); }
@@ -157,7 +179,12 @@ class TransportImpl final : public Transport {
 
     // Packet thread.
     bool pass(uint64_t now_ns);
-    bool feed_endpoint();
+    bool feed_endpoint(uint64_t now_ns);
+    bool take_cancels(Class c);
+    void settle_cancels(Class c);
+    std::optional<Outgoing> pop_outgoing(Class c);
+    void drop_stalled(Class c, Dropped::Reason reason);
+    void report_dropped(Dropped dropped);
     bool flush(uint64_t now_ns);
     bool deliver();
     void track_session();
@@ -195,6 +222,7 @@ class TransportImpl final : public Transport {
     size_t batch_size_ = 0;
     size_t batch_sent_ = 0;
     std::array<wan_port::UdpAddress, kTransmitBatch> batch_to_{};
+    uint64_t reports_lost_ = 0;
     uint64_t ceiling_seen_ = 0;
     uint64_t moves_seen_ = 0;
     bool scavenger_seen_ = false;
@@ -205,7 +233,8 @@ class TransportImpl final : public Transport {
 
 // ---- producers and consumers ----
 
-SendResult TransportImpl::try_send(Class c, SessionId session, Bytes&& message) {
+SendResult TransportImpl::try_send(Class c, SessionId session, Bytes&& message,
+                                   const SendOptions& options) {
     if (message.empty() || message.size() > kMessageBytesMax) return SendResult::invalid;
     const SessionId now = this->session();
     if (now == SessionId::none || session == SessionId::none) return SendResult::not_connected;
@@ -227,10 +256,16 @@ SendResult TransportImpl::try_send(Class c, SessionId session, Bytes&& message) 
     }
     // Counted before it can be acknowledged, so that the difference never goes below zero.
     lane.accepted_bytes.fetch_add(size, std::memory_order_release);
-    const bool pushed = lane.to_wire.try_push(Message{session, std::move(message)});
+    const bool pushed = lane.to_wire.try_push(Outgoing{{session, std::move(message)}, options});
     EVAC_ASSERT(pushed);
     wake();
     return SendResult::ok;
+}
+
+bool TransportImpl::try_cancel(Class c, SessionId session, uint64_t ticket) {
+    if (!lanes_[index(c)].cancels.try_push(CancelRequest{session, ticket})) return false;
+    wake();
+    return true;
 }
 
 std::optional<Message> TransportImpl::try_receive(Class c) {
@@ -278,7 +313,7 @@ bool TransportImpl::pass(uint64_t now_ns) {
         });
     endpoint_->tick(now_ns);
     track_session();
-    const bool fed = feed_endpoint();
+    const bool fed = feed_endpoint(now_ns);
     const bool flushed = flush(now_ns);
     const bool delivered = deliver();
     track_room();
@@ -318,7 +353,7 @@ void TransportImpl::track_session() {
         }
         ring(data_);
         for (Lane& lane : lanes_) {
-            if (lane.stalled) lane.dropped_bytes += lane.stalled->bytes.size();
+            if (lane.stalled) lane.dropped_bytes += lane.stalled->message.bytes.size();
             lane.stalled.reset();
             ring(lane.writable);
         }
@@ -333,23 +368,108 @@ void TransportImpl::track_session() {
         event(TransportEvent::Kind::peer_heard, "the peer is heard again");
 }
 
-bool TransportImpl::feed_endpoint() {
+bool TransportImpl::feed_endpoint(uint64_t now_ns) {
     bool any = false;
     for (size_t i = 0; i < kClasses; ++i) {
         Lane& lane = lanes_[i];
+        const auto c = static_cast<Class>(i);
+        any = take_cancels(c) || any;
         for (;;) {
-            if (!lane.stalled) lane.stalled = lane.to_wire.try_pop();
+            if (!lane.stalled) lane.stalled = pop_outgoing(c);
             if (!lane.stalled) break;
-            const size_t size = lane.stalled->bytes.size();
-            const SendResult result = endpoint_->send(static_cast<Class>(i), lane.stalled->session,
-                                                      std::move(lane.stalled->bytes));
+            Message& message = lane.stalled->message;
+            const SendOptions& options = lane.stalled->options;
+            const size_t size = message.bytes.size();
+            if (options.deadline_ns != 0 && now_ns >= options.deadline_ns) {
+                drop_stalled(c, Dropped::Reason::expired);
+                continue;
+            }
+            const SendResult result =
+                endpoint_->send(c, message.session, std::move(message.bytes), options);
             if (result == SendResult::full) break;
             if (result != SendResult::ok) lane.dropped_bytes += size;
             lane.stalled.reset();
             any = true;
         }
     }
+    while (const auto dropped = endpoint_->take_dropped()) report_dropped(*dropped);
     return any;
+}
+
+// The message may be in the endpoint, next in line, in the ring, or gone.
+bool TransportImpl::take_cancels(Class c) {
+    Lane& lane = lanes_[index(c)];
+    bool any = false;
+    while (lane.looking.size() < kCancelRing) {
+        auto request = lane.cancels.try_pop();
+        if (!request) break;
+        any = true;
+        const bool waits = lane.stalled && lane.stalled->options.ticket == request->ticket &&
+                           lane.stalled->message.session == request->session;
+        if (waits && request->ticket != 0) {
+            drop_stalled(c, Dropped::Reason::cancelled);
+            continue;
+        }
+        const uint64_t before = endpoint_->departed_bytes(c);
+        if (endpoint_->cancel(c, request->session, request->ticket) == Dropped::Reason::cancelled) {
+            const uint64_t size = endpoint_->departed_bytes(c) - before;
+            report_dropped(
+                {c, Dropped::Reason::cancelled, request->session, request->ticket, size});
+            continue;
+        }
+        // What was pushed before the request is in the ring by now.
+        request->ahead = lane.to_wire.size_approx();
+        lane.looking.push_back(*request);
+    }
+    settle_cancels(c);
+    return any;
+}
+
+// Requests whose message cannot come out of the ring any more.
+void TransportImpl::settle_cancels(Class c) {
+    Lane& lane = lanes_[index(c)];
+    std::erase_if(lane.looking, [&](const CancelRequest& r) {
+        if (r.ahead > 0) return false;
+        report_dropped({c, Dropped::Reason::too_late, r.session, r.ticket, 0});
+        return true;
+    });
+}
+
+std::optional<Outgoing> TransportImpl::pop_outgoing(Class c) {
+    Lane& lane = lanes_[index(c)];
+    for (;;) {
+        auto next = lane.to_wire.try_pop();
+        if (!next || lane.looking.empty()) return next;
+        const auto asked =
+            std::find_if(lane.looking.begin(), lane.looking.end(), [&](const CancelRequest& r) {
+                return r.ticket != 0 && r.ahead > 0 && r.ticket == next->options.ticket &&
+                       r.session == next->message.session;
+            });
+        for (CancelRequest& r : lane.looking) r.ahead -= r.ahead > 0 ? 1 : 0;
+        if (asked == lane.looking.end()) {
+            settle_cancels(c);
+            return next;
+        }
+        lane.looking.erase(asked);
+        lane.stalled = std::move(next);
+        drop_stalled(c, Dropped::Reason::cancelled);
+        settle_cancels(c);
+    }
+}
+
+void TransportImpl::drop_stalled(Class c, Dropped::Reason reason) {
+    Lane& lane = lanes_[index(c)];
+    const uint64_t size = lane.stalled->message.bytes.size();
+    lane.dropped_bytes += size;
+    (reason == Dropped::Reason::expired ? lane.expired : lane.cancelled) += 1;
+    report_dropped({c, reason, lane.stalled->message.session, lane.stalled->options.ticket, size});
+    lane.stalled.reset();
+}
+
+void TransportImpl::report_dropped(Dropped dropped) {
+    Lane& lane = lanes_[index(dropped.c)];
+    if (!lane.dropped.try_push(std::move(dropped))) ++reports_lost_;
+    ring(lane.writable);
 }
 
 bool TransportImpl::flush(uint64_t now_ns) {
@@ -430,7 +550,12 @@ void TransportImpl::track_room() {
 
 void TransportImpl::publish(uint64_t now_ns) {
     stats_at_ns_ = now_ns;
-    const Stats stats = endpoint_->stats(now_ns);
+    Stats stats = endpoint_->stats(now_ns);
+    stats.drop_reports_lost += reports_lost_;
+    for (size_t i = 0; i < kClasses; ++i) {
+        stats.classes[i].cancelled_messages += lanes_[i].cancelled;
+        stats.classes[i].expired_messages += lanes_[i].expired;
+    }
     stats_.store(stats);
     if (stats.path_changes != moves_seen_) {
         moves_seen_ = stats.path_changes;
@@ -445,7 +570,8 @@ void TransportImpl::publish(uint64_t now_ns) {
 
 bool TransportImpl::work_waits() const {
     return std::any_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) {
-        const bool pushed = !lane.stalled && !lane.to_wire.empty_approx();
+        const bool pushed = (!lane.stalled && !lane.to_wire.empty_approx()) ||
+                            (lane.looking.size() < kCancelRing && !lane.cancels.empty_approx());
         const bool popped =
             lane.waits_for_consumer && !lane.blocked.load(std::memory_order_acquire);
         return pushed || popped;

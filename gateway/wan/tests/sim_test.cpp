@@ -241,6 +241,7 @@ uint64_t seed_count() {
 
 TEST(Simulation, EveryMessageOnceInOrderUnderFaultsAndProgressAfterwards) {
     uint64_t messages = 0, sessions = 0, lost = 0, spurious = 0, rekeys = 0;
+    uint64_t rebuilt = 0;  // by forward error correction, which is on by default
     std::array<uint64_t, kDropReasons> drops{};
     for (uint64_t seed = 1; seed <= seed_count(); ++seed) {
         const Outcome out = Scenario(seed).run();
@@ -250,6 +251,7 @@ TEST(Simulation, EveryMessageOnceInOrderUnderFaultsAndProgressAfterwards) {
         lost += out.a.packets_lost + out.b.packets_lost;
         spurious += out.a.packets_spurious + out.b.packets_spurious;
         rekeys += out.a.rekeys + out.b.rekeys;
+        rebuilt += out.a.fec_recovered + out.b.fec_recovered;
         for (size_t i = 0; i < kDropReasons; ++i) drops[i] += out.a.drops[i] + out.b.drops[i];
     }
     std::printf("%llu messages, %llu sessions, %llu lost, %llu spurious, %llu key phases\n",
@@ -264,6 +266,7 @@ TEST(Simulation, EveryMessageOnceInOrderUnderFaultsAndProgressAfterwards) {
     EXPECT_GT(messages, seed_count() * 10);
     EXPECT_GT(lost, 0u);
     EXPECT_GT(rekeys, 0u);
+    EXPECT_GT(rebuilt, 0u);
     EXPECT_GT(drops[static_cast<size_t>(DropReason::bad_tag)], 0u);
     EXPECT_GT(drops[static_cast<size_t>(DropReason::replayed)], 0u);
     EXPECT_GT(sessions, seed_count());

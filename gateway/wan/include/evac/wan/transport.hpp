@@ -58,7 +58,18 @@ class Transport {
     // ok moves from `message`; otherwise it is untouched. `session` is the one the producer
     // believes in (session()): when it is over the answer is session_changed, and messages accepted
     // earlier under it are void.
-    virtual SendResult try_send(Class c, SessionId session, Bytes&& message) = 0;
+    virtual SendResult try_send(Class c, SessionId session, Bytes&& message,
+                                const SendOptions& options) = 0;
+    SendResult try_send(Class c, SessionId session, Bytes&& message) {
+        return try_send(c, session, std::move(message), SendOptions{});
+    }
+    // Asks to take back the message of this ticket; the answer comes by try_dropped(c). By the
+    // producer of `c`. False: too many requests wait, ask again.
+    virtual bool try_cancel(Class c, SessionId session, uint64_t ticket) = 0;
+    // Messages of `c` that expired, and answers to try_cancel(c). By the producer of `c`, whose
+    // writable_fd(c) becomes readable. At most kDropReportsMax wait; more are only counted
+    // (Stats::drop_reports_lost).
+    virtual std::optional<Dropped> try_dropped(Class c) = 0;
     // Readable after a try_send(c) said full, once there is room again, and when the session
     // changes.
     virtual int writable_fd(Class c) const = 0;
