@@ -19,7 +19,13 @@ constexpr double kTrainShare = 0.97;  // of the rate that the train showed
 
 constexpr double kGrowthStep = 3;
 constexpr uint32_t kGrowthStepsMax = 8;
-constexpr double kScavengerGrowth = 0.5;
+constexpr double kScavengerStep = 0.15;  // of the rate known, per round
+constexpr double kScavengerQueueShare = 0.5;
+constexpr uint64_t kScavengerTargetNs = 1'000'000;
+constexpr uint64_t kScavengerTargetMinNs = 300'000;
+constexpr uint64_t kHoldRounds = 3;
+constexpr uint64_t kHoldMinNs = 200'000'000;
+constexpr uint64_t kHoldMaxNs = 600'000'000;
 constexpr uint32_t kStuckRounds = 4;
 constexpr std::array<double, 8> kCompeteCycle{1.25, 0.75, 1, 1, 1, 1, 1, 1};
 constexpr uint64_t kBaseFreshNs = 10'000'000'000;
@@ -185,11 +191,14 @@ void RateControl::on_ack_end(uint64_t now_ns, uint64_t inflight, uint64_t lost_b
     if (mode_ == Mode::startup) {
         if (train_rate_ > 0) {
             window_ = bytes_in(train_rate_, min_rtt_ns());
+            reference_rate_ = train_rate_;
+            yielded_ns_ = now_ns;  // the queue that the train left is our own
             enter_steady();
         } else if (round_limited_ && train_.left == 0) {
             window_ += static_cast<double>(ack_bytes_);
         }
     }
+    if (scavenger_ && mode_ == Mode::steady && delay_.known() && !after_outage) yield(now_ns);
     if (round_over) end_round(now_ns, after_outage);
     ack_bytes_ = 0;
     if (mode_ == Mode::drain && now_ns >= drain_until_ns_) finish_drain(now_ns);
@@ -285,6 +294,8 @@ void RateControl::enter_steady() {
 }
 
 uint64_t RateControl::target_ns() const {
+    if (scavenger_ && mode_ != Mode::startup)
+        return std::clamp(scavenger_peak_ns_ / 6, kScavengerTargetMinNs, kScavengerTargetNs);
     return std::clamp(overflow_ns_ / 2, kTargetMinNs, kTargetNs);
 }
 
@@ -365,16 +376,39 @@ void RateControl::step_steady() {
     delay_.restart_range();
 }
 
+// Somebody else's queue: out of the way at once, again each round trip until it is gone, and not
+// back before kHold* later, so that a flow that starts or recovers finds the line free.
+void RateControl::yield(uint64_t now_ns) {
+    if (delay_.standing_ns() <= 2 * target_ns()) return;
+    const uint64_t rtt = delay_.base_ns() + delay_.standing_ns();
+    if (now_ns - yielded_ns_ < rtt) return;
+    yielded_ns_ = now_ns;
+    hold_until_ns_ = now_ns + std::clamp(kHoldRounds * rtt, kHoldMinNs, kHoldMaxNs);
+    empty_rounds_ = 0;
+    window_ = std::max(window_ / 2, scavenger_floor());
+}
+
 void RateControl::step_scavenger(uint64_t now_ns) {
+    scavenger_peak_ns_ = std::max(round_peak_ns_, scaled(scavenger_peak_ns_, 0.99));
     const uint64_t queue = delay_.standing_ns();
     if (queue > 2 * target_ns()) {
-        empty_rounds_ = 0;
-        window_ = std::max(window_ / 2, scavenger_floor());
         if (delay_.base_age_ns(now_ns) > kBaseFreshNs) refresh_base(now_ns);
         return;
     }
-    if (queue >= target_ns() / 4) return follow_queue();
-    probe_growth(kScavengerGrowth);
+    if (now_ns < hold_until_ns_) return;
+    if (queue >= target_ns() / 2) return follow_queue();
+    if (!round_limited_) return;
+    // Even steps: what is too much by the time the queue shows must still fit into the queue.
+    const double share = std::min(
+        kScavengerStep, kScavengerQueueShare * static_cast<double>(scavenger_peak_ns_) /
+                            static_cast<double>(delay_.base_ns()));
+    const double known = bytes_in(reference_rate_, delay_.base_ns());
+    if (window_ < known) {
+        window_ = std::min(window_ + share * known, known);
+    } else {
+        probe_growth(0.5 * static_cast<double>(target_ns()) /
+                     static_cast<double>(delay_.base_ns() + queue));
+    }
 }
 
 double RateControl::scavenger_floor() const {

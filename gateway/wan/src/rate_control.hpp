@@ -9,7 +9,8 @@
 //   steady:  each round  window += 1/2 (target queue - our queue); no queue seen: steps that grow
 //   compete: a queue that does not drain when our share of it is taken out belongs to others:
 //            hold our rate (gains 1.25, 0.75, 1 x 6, window twice rate x RTT) until it is gone
-//   scavenging (set_scavenger): any queue above twice the target halves the window, each round
+//   scavenging (set_scavenger): a queue above twice a smaller target halves the window each
+//            round trip, and it grows again only when the queue has been gone for a while
 //   drain:   one round now and then with our share of the queue taken out, so that the base delay
 //            is seen
 // A round in which more than kLossCut is lost (a path that became slower, a queue smaller than the
@@ -138,6 +139,7 @@ class RateControl {
     void step(uint64_t now_ns);
     void step_steady();
     void step_scavenger(uint64_t now_ns);
+    void yield(uint64_t now_ns);
     void follow_queue();
     void probe_growth(double first);
     void maybe_drain(uint64_t now_ns);
@@ -190,6 +192,11 @@ class RateControl {
     uint64_t overflow_ns_ = UINT64_MAX;  // queueing delay at which the path's queue overflowed
     uint64_t overflow_at_ns_ = 0;
     uint64_t reference_rate_ = 0;  // the best rate known, slowly forgotten
+    // Scavenging.
+    uint64_t scavenger_peak_ns_ = 50'000'000;  // longest queueing delay, slowly forgotten
+    uint64_t yielded_ns_ = 0;
+    uint64_t hold_until_ns_ = 0;
+
     Undo undo_;
     uint64_t undone_ = 0;
 

@@ -126,6 +126,10 @@ class TcpFlow {
             older = open_.erase(older);
         }
         open_.erase(number);
+        // HyStart: leave slow start when the delay rises.
+        const uint64_t rise = std::clamp<uint64_t>(min_rtt_ns_ / 8, 4 * kNsPerMs, 16 * kNsPerMs);
+        delayed_ = rtt > min_rtt_ns_ + rise ? delayed_ + 1 : 0;
+        if (cwnd_ < threshold_ && delayed_ >= 8) threshold_ = cwnd_;
         if (number >= recover_) grow();
         fill();
     }
@@ -184,6 +188,7 @@ class TcpFlow {
     uint64_t srtt_ns_ = 0;
     uint64_t min_rtt_ns_ = UINT64_MAX;
     uint64_t progress_ns_ = 0;
+    uint32_t delayed_ = 0;  // acknowledgements in a row that came late
     double cwnd_ = 10;
     double threshold_ = 1e9;
     double max_ = 0;
