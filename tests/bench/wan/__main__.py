@@ -1,0 +1,162 @@
+"""The WAN transport beside TCP cubic and TCP BBR on the same emulated links, in one run.
+
+Exit codes: 0 run whole, whatever the figures; 1 a run broke; 2 usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from figures import Board
+from flows import BenchError, Runner
+from lab import TOP, WanLab
+from points import BBR, CUBIC, FULL, QUICK, Plan, Point, all_points
+from sites import make_secrets
+
+NEEDED = ("wan-flow", "wan-emulator")
+MEANING = (
+    "Goodput is payload delivered to the application as a share of the link's rate, which the "
+    "emulator counts in Ethernet frames (of 1514 bytes, 1448 are payload for TCP); loss comes after "
+    "the link, so a lost share is lost capacity, and no flow can exceed 95.6 % of the rest."
+)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tests/bench/wan.sh", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="figures and all counters")
+    parser.add_argument("--quick", action="store_true", help="a few points, about two minutes")
+    parser.add_argument("--only", metavar="TEXT", help="points whose name contains it; several with commas")
+    parser.add_argument("--seconds", type=float, help="of a goodput run (14, quick 6); at least 3")
+    parser.add_argument("--list", action="store_true", help="name the points and end")
+    default = os.environ.get("EVAC_BIN", str(TOP / "build/release/bin"))
+    parser.add_argument("--bin", type=Path, default=Path(default), help=f"programs ({default})")
+    arguments = parser.parse_args()
+    if arguments.seconds is not None and not 3 <= arguments.seconds <= 600:
+        parser.error(f"--seconds {arguments.seconds:g}: expected 3 to 600")
+    arguments.points = chosen(arguments)
+    if not arguments.points:
+        parser.error(f"--only {arguments.only}: no point has such a name; see --list")
+    return arguments
+
+
+def chosen(arguments: argparse.Namespace) -> list[Point]:
+    points = all_points()
+    if arguments.only:
+        words = arguments.only.split(",")
+        return [point for point in points if any(word in point.name for word in words)]
+    return [point for point in points if point.quick or not arguments.quick]
+
+
+def plan_of(arguments: argparse.Namespace) -> Plan:
+    plan = QUICK if arguments.quick else FULL
+    return replace(plan, goodput_s=arguments.seconds) if arguments.seconds else plan
+
+
+def check_machine(binaries: Path) -> None:
+    """Says at once what is missing, rather than after minutes."""
+    if os.geteuid() != 0:
+        raise BenchError("needs root: it makes network namespaces")
+    for name in NEEDED:
+        if not (binaries / name).exists():
+            raise BenchError(f"--bin {binaries}: no {name} there; build first (deploy/build.sh)")
+    subprocess.run(["modprobe", "-q", "tcp_bbr"], check=False, stderr=subprocess.DEVNULL)
+    known = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+    for algorithm in (BBR, CUBIC):
+        if algorithm not in known:
+            raise BenchError(f"this kernel has no TCP {algorithm} (it has {' '.join(known)}): nothing to compare with")
+
+
+def run_points(arguments: argparse.Namespace, runner: Runner, board: Board) -> list[str]:
+    """The points that broke."""
+    broken, plan = [], plan_of(arguments)
+    begun = time.monotonic()
+    for number, point in enumerate(arguments.points, 1):
+        minutes = (time.monotonic() - begun) / 60
+        say(f"[{number}/{len(arguments.points)}, {minutes:.1f} min] {point.name}")
+        try:
+            point.measure(point.name, runner, board, plan)
+        except (BenchError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+            broken.append(f"{point.name}: {error}")
+            say(f"  {point.name}: BROKEN: {error}")
+    return broken
+
+
+def report(arguments: argparse.Namespace, runner: Runner, board: Board, broken: list[str]) -> dict[str, Any]:
+    plan = plan_of(arguments)
+    return {
+        "figures": board.to_json(), "broken": broken, "meaning": MEANING,
+        "interval": f"goodput: {plan.goodput_s:g} s of load, counted after {plan.warm_up_s:g} s, "
+                    "for ours and TCP alike; whole_run counts from the first byte",
+        "machine": {"cores": os.cpu_count(), "load": os.getloadavg(), "kernel": os.uname().release},
+        "runs": runner.account,
+    }  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> int:
+    check_machine(arguments.bin)
+    board = Board(say)
+    with tempfile.TemporaryDirectory(prefix="evacgw-wan-bench-") as folder:
+        work = Path(folder)
+        lab = WanLab(f"w{os.getpid()}", arguments.bin / "wan-emulator", work)
+        try:
+            make_secrets(work / "keys")
+            lab.create()
+            runner = Runner(lab, arguments.bin, work / "keys", say)
+            broken = run_points(arguments, runner, board)
+        finally:
+            ignore_signals()
+            lab.end_children()
+            lab.destroy()
+    say(f"\n{board.summary()}" + "".join(f"\nBROKEN {text}" for text in broken))
+    if arguments.json:
+        text = json.dumps(report(arguments, runner, board, broken), indent=1)
+        arguments.json.write_text(text + "\n")
+    return 1 if broken else 0
+
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def ignore_signals() -> None:
+    """A second Ctrl-C must not leave namespaces behind."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    arguments = parse()
+    if arguments.list:
+        say("\n".join(f"{point.name}{' (quick)' if point.quick else ''}" for point in all_points()))
+        return 0
+    for number in STOPPING:
+        signal.signal(number, interrupt)
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:
+        say("interrupted; everything is removed")
+        return 130
+    except BenchError as error:
+        print(f"wan.sh: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
