@@ -19,34 +19,43 @@ class Figure:
     baseline: float | None = None
     beat: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+    beside: str = "bbr"  # what the baseline is
 
     @property
     def met(self) -> bool:
+        return not self.why_missed()
+
+    def why_missed(self) -> str:
         if self.value is None:
-            return False
-        wanted = [self.target]
-        if self.beat and self.baseline is not None:
-            wanted.append(self.baseline)
-        if self.at_least:
-            return all(self.value >= bound for bound in wanted)
-        return all(self.value <= bound for bound in wanted)
+            return "no value"
+        sign = 1 if self.at_least else -1
+        why = ["target"] if sign * self.value < sign * self.target else []
+        if self.beat and self.baseline is not None and sign * self.value < sign * self.baseline:
+            why.append(f"behind {self.beside}")
+        return ", ".join(why)
 
     def to_json(self) -> dict[str, Any]:
         entry: dict[str, Any] = {
-            "value": _rounded(self.value), "unit": self.unit, "target": _rounded(self.target), "met": self.met,
+            "value": _rounded(self.value), "unit": self.unit, "target": _rounded(self.target),
+            "met": self.met,
         }  # fmt: skip
+        if not self.met:
+            entry["missed"] = self.why_missed()
         if self.baseline is not None:
             entry["baseline"] = _rounded(self.baseline)
         if self.baseline and self.value is not None:
             entry["ratio"] = round(self.value / self.baseline, 3)
         return entry | self.extra
 
+    def verdict(self) -> str:
+        return "MET" if self.met else f"MISSED ({self.why_missed()})"
+
     def text(self, name: str) -> str:
         value = "none" if self.value is None else f"{self.value:.4g} {self.unit}"
         sign = ">=" if self.at_least else "<="
-        line = f"{name:<30} {value:>12}  ({sign} {self.target:.4g})  {'MET' if self.met else 'MISSED'}"
+        line = f"{name:<30} {value:>12}  ({sign} {self.target:.4g})  {self.verdict()}"
         if self.baseline is not None:
-            line += f"  bbr {self.baseline:.4g}"
+            line += f"  {self.beside} {self.baseline:.4g}"
             if self.value is not None and self.baseline:
                 line += f", ratio {self.value / self.baseline:.2f}"
         shown = {k: v for k, v in self.extra.items() if isinstance(v, (int, float, str)) and v != ""}
@@ -72,9 +81,10 @@ class Board:
         """A figure that another benchmark judged."""
         known = {"value", "unit", "target", "met", "baseline"}
         extra = {key: value for key, value in entry.items() if key not in known}
-        at_least = bool(entry["met"]) == (entry["value"] >= entry["target"])
-        self.add(name, Figure(entry["value"], entry["unit"], entry["target"], at_least,
-                              entry.get("baseline"), extra=extra))  # fmt: skip
+        value, baseline = entry["value"], entry.get("baseline")
+        at_least = value is not None and bool(entry["met"]) == (value >= entry["target"])
+        self.add(name, Figure(value, entry["unit"], entry["target"], at_least, baseline,
+                              extra=extra, beside="baseline"))  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         return {name: figure.to_json() for name, figure in self.figures.items()}
@@ -82,4 +92,5 @@ class Board:
     def summary(self) -> str:
         met = sum(figure.met for figure in self.figures.values())
         missed = [name for name, figure in self.figures.items() if not figure.met]
-        return f"{met} of {len(self.figures)} figures met" + (f"; missed: {', '.join(missed)}" if missed else "")
+        text = f"{met} of {len(self.figures)} figures met"
+        return text + (f"; missed: {', '.join(missed)}" if missed else "")

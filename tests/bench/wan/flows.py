@@ -127,7 +127,8 @@ def result_of(flow: Flow, emulator: dict[str, Any]) -> Result:
     if not got["bulk_bytes"] and not got["control_messages"]:
         raise BenchError(f"{flow.kind}: nothing arrived")
     if got.get("out_of_order"):
-        raise BenchError(f"{flow.kind}: {got['out_of_order']} bulk messages out of order: a fault of the transport")
+        wrong = got["out_of_order"]
+        raise BenchError(f"{flow.kind}: {wrong} bulk messages out of order: a fault of the transport")
     series = Series(got["base_ns"], got["bin_ns"], got["bins"])
     latency = [(int(edge), int(count)) for edge, count in got["latency_us"]]
     return Result(
@@ -180,6 +181,7 @@ class Runner:
         """Into the JSON's account of all runs."""
         entry: dict[str, Any] = {"flow": result.kind, "wan": wan.text(), "seconds": _seconds(result)}
         entry["emulator"] = {way: result.emulator[way] for way in ("a_to_b", "b_to_a")}
+        entry["machine_busy_pct"] = result.emulator["machine_busy_pct"]
         entry["faults"] = result.faults
         if result.kind == OURS:
             entry["sender"] = {k: v for k, v in result.sent.items() if k != "event"}

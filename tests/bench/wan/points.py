@@ -28,18 +28,30 @@ class Plan:
     """How long each part lasts, and what runs beside ours. Quick is for a first look."""
 
     quick: bool
-    goodput_s: float = 14.0
-    warm_up_s: float = 2.0  # not counted, for ours and for TCP alike
+    goodput_s: float = 18.0
+    warm_up_s: float = 4.0  # not counted, for ours and for TCP alike
+    edge_s: float = 2.0  # the window is so much shorter than what it slides over
     control_s: float = 60.0
     control_tcp_s: float = 30.0
     scavenger_s: float = 20.0
+    has_bbr: bool = True  # this kernel; without it figures have no baseline, and say so
+
+    def steady_pct(self, result: Result) -> float:
+        start, end = result.at(self.warm_up_s), result.at(self.goodput_s)
+        window_ns = end - start - round(self.edge_s * 1e9)
+        return 100 * result.series.steady_mbit(start, end, window_ns) / ONE_RATE
+
+    @property
+    def baseline(self) -> list[str]:
+        return [BBR] if self.has_bbr else []
 
     @property
     def peers(self) -> list[str]:
-        return [BBR] if self.quick else [BBR, CUBIC]
+        return self.baseline if self.quick else [*self.baseline, CUBIC]
 
 
-QUICK = Plan(quick=True, goodput_s=6.0, control_s=10.0, control_tcp_s=6.0, scavenger_s=8.0)
+QUICK = Plan(quick=True, goodput_s=9.0, control_s=10.0, control_tcp_s=6.0, scavenger_s=6.0)
+FIRST_S = 14.0  # also shown: all of the first seconds, start-up included
 FULL = Plan(quick=False)
 
 
@@ -56,8 +68,17 @@ def distrust(*results: Result) -> dict[str, Any]:
     return {"distrusted": "; ".join(f"{kind}: {why}" for kind, why in faults.items())} if faults else {}
 
 
-def late_us(result: Result) -> float:
-    return float(result.emulator["a_to_b"]["late_us_mean"])
+def noise(result: Result) -> dict[str, float]:
+    """How far the machine was in the way: the emulator's mean lateness adds to every delay."""
+    late_us = float(result.emulator["a_to_b"]["late_us_mean"])
+    return {"late_us": late_us, "busy_pct": float(result.emulator["machine_busy_pct"])}
+
+
+def beside(values: dict[str, float], results: dict[str, Result]) -> dict[str, Any]:
+    """What an entry says of all its flows."""
+    extra: dict[str, Any] = {"cubic": round(values[CUBIC], 2)} if CUBIC in values else {}
+    extra |= {"note": "no TCP BBR in this kernel"} if BBR not in values else {}
+    return extra | noise(results[OURS]) | distrust(*results.values())
 
 
 def goodput(wan: Wan) -> Callable[[str, Runner, Board, Plan], None]:
@@ -65,14 +86,14 @@ def goodput(wan: Wan) -> Callable[[str, Runner, Board, Plan], None]:
         load = Load(plan.goodput_s)
         kinds = [OURS, *plan.peers]
         results = {kind: runner.run(kind, wan, load) for kind in kinds}
-        steady = {k: r.share(ONE_RATE, plan.warm_up_s, plan.goodput_s) for k, r in results.items()}
-        whole = {k: round(r.share(ONE_RATE, 0, plan.goodput_s), 2) for k, r in results.items()}
-        extra: dict[str, Any] = {"whole_run": whole[OURS], "whole_run_bbr": whole[BBR]}
-        if CUBIC in steady:
-            extra |= {"cubic": round(steady[CUBIC], 2)}
-        extra |= {"late_us": late_us(results[OURS])} | distrust(*results.values())
+        steady = {kind: plan.steady_pct(result) for kind, result in results.items()}
+        first_s = min(FIRST_S, plan.goodput_s)
+        first = {k: round(r.share(ONE_RATE, 0, first_s), 2) for k, r in results.items()}
+        extra: dict[str, Any] = {f"first_{first_s:g}_s": first[OURS]}
+        extra |= {f"first_{first_s:g}_s_{BBR}": first[BBR]} if BBR in first else {}
+        extra |= beside(steady, results)
         target = 90.0 if wan.loss >= 3 else 93.0
-        board.add(name, Figure(steady[OURS], "%", target, True, steady[BBR], True, extra))
+        board.add(name, Figure(steady[OURS], "%", target, True, steady.get(BBR), True, extra))
 
     return measure
 
@@ -81,9 +102,8 @@ def short_outage(name: str, runner: Runner, board: Board, plan: Plan) -> None:
     """2 s without a line from the 6th second of 14; all 14 count."""
     results = {k: runner.run(k, Wan(20), Load(14), (6.0, 2.0)) for k in [OURS, *plan.peers]}
     share = {kind: result.share(ONE_RATE, 0, 14) for kind, result in results.items()}
-    extra = {"cubic": round(share[CUBIC], 2)} if CUBIC in share else {}
-    extra |= {"late_us": late_us(results[OURS])} | distrust(*results.values())
-    board.add(name, Figure(share[OURS], "%", 78.0, True, share[BBR], True, extra))
+    extra = beside(share, results)
+    board.add(name, Figure(share[OURS], "%", 78.0, True, share.get(BBR), True, extra))
 
 
 def recovery_ms(result: Result, outage_at_s: float, end_s: float) -> float | None:
@@ -97,14 +117,14 @@ def long_outage(wan: Wan) -> Callable[[str, Runner, Board, Plan], None]:
     """10 s without a line from the 5th second of 25."""
 
     def measure(name: str, runner: Runner, board: Board, plan: Plan) -> None:
-        del plan
-        results = {k: runner.run(k, wan, Load(25), (5.0, 10.0)) for k in (OURS, BBR)}
+        kinds = [OURS, *plan.baseline]
+        results = {k: runner.run(k, wan, Load(25), (5.0, 10.0)) for k in kinds}
         times = {kind: recovery_ms(result, 5, 25) for kind, result in results.items()}
-        extra = {"late_us": late_us(results[OURS])} | distrust(*results.values())
-        if times[BBR] is None:
-            extra["bbr_not_within_ms"] = 10_000
+        extra = beside({kind: 0.0 for kind in times}, results)
+        if BBR in times and times[BBR] is None:
+            extra["bbr"] = "not within 10 s"
         target = 300 + 2 * wan.rtt_ms
-        board.add(name, Figure(times[OURS], "ms", target, False, times[BBR], False, extra))
+        board.add(name, Figure(times[OURS], "ms", target, False, times.get(BBR), False, extra))
 
     return measure
 
@@ -115,7 +135,8 @@ def control(wan: Wan, margin_ms: float) -> Callable[[str, Runner, Board, Plan], 
 
     def measure(name: str, runner: Runner, board: Board, plan: Plan) -> None:
         ours = runner.run(OURS, wan, Load(plan.control_s, control_per_s=CONTROL_PER_S))
-        tcp = runner.run(BBR, wan, Load(plan.control_tcp_s, control_per_s=CONTROL_PER_S))
+        load = Load(plan.control_tcp_s, control_per_s=CONTROL_PER_S)
+        tcp = [runner.run(kind, wan, load) for kind in plan.baseline]
         limit = wan.rtt_ms / 2 + margin_ms
         within = share_within(ours.latency, ours.control_offered, limit)
         extra: dict[str, Any] = {
@@ -123,11 +144,11 @@ def control(wan: Wan, margin_ms: float) -> Callable[[str, Runner, Board, Plan], 
             "within_target_pct": round(100 * within, 2),
             "messages": ours.control_offered,
             "bulk_pct": round(ours.share(ONE_RATE, plan.warm_up_s, plan.control_s), 1),
-            "late_us": late_us(ours), "late_us_max": ours.emulator["a_to_b"]["late_us_max"],
-        }  # fmt: skip
-        p99 = [percentile_ms(r.latency, r.control_offered, 0.99) for r in (ours, tcp)]
-        figure = Figure(p99[0], "ms", limit, False, p99[1], False, extra | distrust(ours, tcp))
-        board.add(name, figure)
+            "late_us_max": ours.emulator["a_to_b"]["late_us_max"],
+        } | noise(ours)
+        p99 = [percentile_ms(r.latency, r.control_offered, 0.99) for r in (ours, *tcp)]
+        extra |= distrust(ours, *tcp)
+        board.add(name, Figure(p99[0], "ms", limit, False, (p99[1:] or [None])[0], False, extra))
 
     return measure
 
@@ -137,23 +158,24 @@ def scavenger(name: str, runner: Runner, board: Board, plan: Plan) -> None:
     seconds, lead_s = plan.scavenger_s, 5.0
     wan = Wan(20)
     alone = runner.run(CUBIC, wan, Load(seconds))
-    ours, beside = beside_cubic(runner, wan, lead_s, seconds)
+    ours, cubic = beside_cubic(runner, wan, lead_s, seconds)
     if ours.faults:
-        ours, beside = beside_cubic(runner, wan, lead_s, seconds)
-    share = 100 * beside.share(ONE_RATE, 0, seconds) / alone.share(ONE_RATE, 0, seconds)
-    left_ns = int(beside.sent["end_ns"])
-    before = ours.series.rate_mbit(ours.at(lead_s - 2), beside.start_ns)
+        ours, cubic = beside_cubic(runner, wan, lead_s, seconds)
+    share = 100 * cubic.share(ONE_RATE, 0, seconds) / alone.share(ONE_RATE, 0, seconds)
+    left_ns = int(cubic.sent["end_ns"])
+    before = ours.series.rate_mbit(ours.at(lead_s - 2), cubic.start_ns)
     until_ns = ours.at(2 * lead_s + seconds)
     taken = ours.series.recovered_ns(left_ns, until_ns, before)
-    yielded = ours.series.yielded_ns(beside.start_ns, left_ns, 0.2 * ONE_RATE)
+    yielded = ours.series.yielded_ns(cubic.start_ns, left_ns, 0.2 * ONE_RATE)
     extra = {
         "alone_pct": round(alone.share(ONE_RATE, 0, seconds), 2),
         "ours_alone_pct": round(before / ONE_RATE * 100, 2),
-        "ours_beside_pct": round(ours.series.rate_mbit(beside.start_ns, left_ns), 2),
-        "yielded_ms": _since_ms(yielded, beside.start_ns),
+        "ours_beside_pct": round(ours.series.rate_mbit(cubic.start_ns, left_ns), 2),
+        "yielded_ms": _since_ms(yielded, cubic.start_ns),
         "took_back_ms": _since_ms(taken, left_ns),
         "mode": "scavenger" if ours.sent["scavenger"] else "NOT in this build",
     }
+    extra |= noise(ours)
     figure = Figure(share, "%", 90.0, True, extra=extra | distrust(alone, ours))
     board.add(name, figure)
 

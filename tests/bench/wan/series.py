@@ -31,6 +31,13 @@ class Series:
     def rate_mbit(self, start_ns: int, end_ns: int) -> float:
         return self.bytes_between(start_ns, end_ns) * 8e3 / (end_ns - start_ns)
 
+    def steady_mbit(self, from_ns: int, to_ns: int, window_ns: int) -> float:
+        """Mean over all windows of that length between the two. Bytes are counted when they can be
+        delivered in order, so what a loss holds back crosses a window's edge: with one window that
+        alone is worth some percent at long round trips."""
+        starts = range(from_ns, to_ns - window_ns + 1, self.bin_ns)
+        return sum(self.rate_mbit(at_ns, at_ns + window_ns) for at_ns in starts) / len(starts)
+
     def recovered_ns(self, from_ns: int, until_ns: int, rate_mbit: float) -> int | None:
         """The first moment at or after `from_ns` from which the rate is full: at least 90 % of
         `rate_mbit` over the 100 ms that follow and over the second that follows, so that a burst
