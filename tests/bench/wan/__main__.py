@@ -41,7 +41,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/bench/wan.sh", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="figures and all counters")
     parser.add_argument("--quick", action="store_true", help="a few points, about two minutes")
-    parser.add_argument("--only", metavar="TEXT", help="points whose name contains it; several with commas")
+    parser.add_argument("--only", metavar="TEXT", help="points whose name is or contains it; several with commas")
     parser.add_argument("--seconds", type=float, help="of a goodput run (18, quick 9); at least 7")
     parser.add_argument("--list", action="store_true", help="name the points and end")
     default = os.environ.get("EVAC_BIN", str(TOP / "build/release/bin"))
@@ -58,9 +58,14 @@ def parse() -> argparse.Namespace:
 def chosen(arguments: argparse.Namespace) -> list[Point]:
     points = all_points()
     if arguments.only:
-        words = arguments.only.split(",")
-        return [point for point in points if any(word in point.name for word in words)]
+        return [point for point in points if wanted(point.name, arguments.only.split(","))]
     return [point for point in points if point.quick or not arguments.quick]
+
+
+def wanted(name: str, words: list[str]) -> bool:
+    """A word that is a point's whole name means that one only."""
+    names = {point.name for point in all_points()}
+    return any(name == word if word in names else word in name for word in words)
 
 
 def plan_of(arguments: argparse.Namespace) -> Plan:

@@ -74,13 +74,8 @@ bool set_scavenger(T& transport) {
 Result<std::unique_ptr<DatagramPort>> open_port(const Options& options, const evac::Clock& clock) {
     if (options.port == "kernel")
         return evac::wan_port::open_kernel_udp_port({.local = options.local});
-    if (options.port.rfind("dpdk:", 0) != 0) {
-        return evac::make_error(
-            Errc::invalid_argument,
-            "--port \"" + options.port + "\": expected kernel or dpdk:af_packet:INTERFACE");
-    }
     evac::wan_dpdk::DpdkOptions dpdk;
-    dpdk.device = options.port.substr(5);
+    dpdk.device = options.port.substr(5);  // behind "dpdk:"
     dpdk.local = options.local;
     dpdk.file_prefix = "wan-flow-" + std::to_string(::getpid());
     return evac::wan_dpdk::open_dpdk_port(dpdk, clock);

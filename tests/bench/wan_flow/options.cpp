@@ -56,8 +56,14 @@ std::optional<Options> parse_options(int argc, char** argv, int& exit_code) {
         exit_code = cli.exit(error) == 0 ? 0 : 2;
         return std::nullopt;
     }
-    options.role = role == "send" ? Role::send : Role::receive;
     exit_code = 2;
+    if (options.port != "kernel" && options.port.rfind("dpdk:", 0) != 0) {
+        std::fprintf(stderr,
+                     "wan-flow: --port \"%s\": expected kernel or dpdk:af_packet:INTERFACE\n",
+                     options.port.c_str());
+        return std::nullopt;
+    }
+    options.role = role == "send" ? Role::send : Role::receive;
     if (!take_address("--local", local, options.local)) return std::nullopt;
     if (!take_address("--peer", peer, options.peer)) return std::nullopt;
     return options;
