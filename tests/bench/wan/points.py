@@ -121,6 +121,7 @@ def long_outage(wan: Wan) -> Callable[[str, Runner, Board, Plan], None]:
         results = {k: runner.run(k, wan, Load(25), (5.0, 10.0)) for k in kinds}
         times = {kind: recovery_ms(result, 5, 25) for kind, result in results.items()}
         extra = beside({kind: 0.0 for kind in times}, results)
+        extra["sessions"] = results[OURS].got["sessions"]
         if BBR in times and times[BBR] is None:
             extra["bbr"] = "not within 10 s"
         target = 300 + 2 * wan.rtt_ms

@@ -6,10 +6,12 @@ from __future__ import annotations
 import sys
 import unittest
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from figures import Board, Figure  # noqa: E402
+from flows import OURS, BenchError, result_of  # noqa: E402
 from lab import FAULTS, Wan, faults_of  # noqa: E402
 from points import all_points  # noqa: E402
 from series import Series, percentile_ms, share_within  # noqa: E402
@@ -85,6 +87,29 @@ class LatencyTest(unittest.TestCase):
         self.assertAlmostEqual(share_within(self.histogram, 100, 30), 0.99)
         self.assertAlmostEqual(share_within(self.histogram, 200, 10), 0.49)
         self.assertEqual(share_within([], 0, 10), 0)
+
+
+class ResultTest(unittest.TestCase):
+    way = {name: 0 for name in FAULTS} | {"late_us_mean": 400.0}
+    emulator = {"a_to_b": way, "b_to_a": way, "machine_busy_pct": 35.0}
+
+    def flow(self, **got: int) -> SimpleNamespace:
+        counted = {"base_ns": 0, "bin_ns": BIN, "bins": [FULL], "latency_us": []}
+        return SimpleNamespace(kind=OURS, start_ns=0, sent={}, got=counted | got)
+
+    def test_a_fault_of_the_transport_is_no_figure(self) -> None:
+        for got, why in (
+            ({"bulk_bytes": 0, "control_messages": 0}, "nothing arrived"),
+            ({"bulk_bytes": FULL, "control_messages": 0, "out_of_order": 1}, "out of order"),
+        ):
+            with self.assertRaisesRegex(BenchError, why):
+                result_of(self.flow(**got), self.emulator)  # type: ignore[arg-type]
+
+    def test_shares_are_of_the_link(self) -> None:
+        flow = self.flow(bulk_bytes=FULL, control_messages=0, out_of_order=0)
+        result = result_of(flow, self.emulator)  # type: ignore[arg-type]
+        self.assertAlmostEqual(result.share(100, 0, 0.01), 100)
+        self.assertAlmostEqual(result.share(200, 0, 0.02), 25)
 
 
 class FigureTest(unittest.TestCase):

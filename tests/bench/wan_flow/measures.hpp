@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "evac/core/bytes.hpp"
+#include "evac/wan/types.hpp"
+
 namespace wan_flow {
 
 // Bytes delivered per 10 ms of the monotonic clock.
@@ -56,6 +59,28 @@ class LatencyHistogram {
     std::vector<uint64_t> counts_ = std::vector<uint64_t>(kSteps);
     uint64_t total_ = 0;
     uint64_t max_ns_ = 0;
+};
+
+// Within a session nothing may be missing or change places; messages of a session that was replaced
+// may be lost by design, so the first of each session sets the expectation.
+struct BulkCount {
+    uint64_t messages = 0, bytes = 0, sessions = 0;
+    uint64_t out_of_order = 0;
+    evac::wan::SessionId session{};
+    uint64_t expected = 0;
+
+    void add(const evac::wan::Message& message) {
+        const uint64_t sequence = evac::ByteReader(message.bytes).le64();
+        if (message.session != session) {
+            session = message.session;
+            ++sessions;
+        } else if (sequence != expected) {
+            ++out_of_order;
+        }
+        expected = sequence + 1;
+        ++messages;
+        bytes += message.bytes.size();
+    }
 };
 
 }  // namespace wan_flow

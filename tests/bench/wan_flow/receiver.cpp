@@ -10,20 +10,12 @@ namespace {
 using evac::wan::Class;
 using evac::wan::Transport;
 
-struct BulkCount {
-    uint64_t messages = 0, bytes = 0;
-    uint64_t out_of_order = 0;  // sequence number not the expected one: a fault of the transport
-};
-
 void take_bulk(std::stop_token stop, Transport& transport, const evac::Clock& clock,
                Timeline& timeline, BulkCount& count) {
     while (!stop.stop_requested()) {
         await_event(transport.data_fd());
         while (auto message = transport.try_receive(Class::bulk)) {
-            evac::ByteReader reader(message->bytes);
-            if (reader.le64() != count.messages) ++count.out_of_order;
-            ++count.messages;
-            count.bytes += message->bytes.size();
+            count.add(*message);
             timeline.add(clock.now_ns(), message->bytes.size());
         }
     }
@@ -62,15 +54,11 @@ nlohmann::json run_receiver(const Options& options, Transport& transport, const 
         while (clock.now_ns() < end_ns && !stop.wait_ms(10)) drain_events(transport);
     }
     return nlohmann::json{
-        {"base_ns", timeline.base_ns()},
-        {"bin_ns", Timeline::kBinNs},
-        {"bins", timeline.bins()},
-        {"bulk_messages", bulk.messages},
-        {"bulk_bytes", bulk.bytes},
-        {"out_of_order", bulk.out_of_order},
-        {"control_messages", latency.total()},
-        {"latency_us", latency.steps()},
-        {"latency_us_max", latency.max_ns() / 1000},
+        {"base_ns", timeline.base_ns()}, {"bin_ns", Timeline::kBinNs},
+        {"bins", timeline.bins()},       {"bulk_messages", bulk.messages},
+        {"bulk_bytes", bulk.bytes},      {"out_of_order", bulk.out_of_order},
+        {"sessions", bulk.sessions},     {"control_messages", latency.total()},
+        {"latency_us", latency.steps()}, {"latency_us_max", latency.max_ns() / 1000},
     };
 }
 
