@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import A_PORT, B_PORT, KERNEL_A, KERNEL_B, Child, Wan, WanLab, faults_of
-from series import Histogram, Series
+from series import WINDOW_NS, Histogram, Series
 
 HERE = Path(__file__).resolve().parent
 OURS_A, OURS_B, OURS_PORT = "10.77.0.1:4500", "10.77.0.2:4500", 4500
@@ -190,6 +190,7 @@ class Runner:
         """Into the JSON's account of all runs."""
         entry: dict[str, Any] = {"flow": result.kind, "wan": wan.text(), "seconds": _seconds(result)}
         entry["emulator"] = {way: result.emulator[way] for way in ("a_to_b", "b_to_a")}
+        entry["mbit_each_100_ms"] = result.series.rates_mbit(result.start_ns, WINDOW_NS)
         entry["machine_busy_pct"] = result.emulator["machine_busy_pct"]
         entry["faults"] = result.faults
         if result.kind == OURS:

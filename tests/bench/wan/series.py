@@ -31,6 +31,12 @@ class Series:
     def rate_mbit(self, start_ns: int, end_ns: int) -> float:
         return self.bytes_between(start_ns, end_ns) * 8e3 / (end_ns - start_ns)
 
+    def rates_mbit(self, from_ns: int, window_ns: int) -> list[float]:
+        """One after the other, up to the last byte."""
+        end_ns = self.base_ns + len(self.bins) * self.bin_ns
+        starts = range(from_ns, end_ns, window_ns)
+        return [round(self.rate_mbit(at_ns, at_ns + window_ns), 1) for at_ns in starts]
+
     def steady_mbit(self, from_ns: int, to_ns: int, window_ns: int) -> float:
         """Mean over all windows of that length between the two. Bytes are counted when they can be
         delivered in order, so what a loss holds back crosses a window's edge: with one window that

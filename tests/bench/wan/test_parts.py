@@ -46,6 +46,10 @@ class SeriesTest(unittest.TestCase):
         self.assertAlmostEqual(line.rate_mbit(edge, edge + 4000 * MS), 112.5)
         self.assertLess(line.steady_mbit(edge, edge + 5000 * MS, 4000 * MS), 101)
 
+    def test_rates_follow_each_other_to_the_end(self) -> None:
+        line = series((20, FULL), (5, FULL // 2))
+        self.assertEqual(line.rates_mbit(1000 * MS, 100 * MS), [100, 100, 25])
+
     def test_recovery_is_the_first_moment_of_lasting_full_rate(self) -> None:
         # Line back at 2 s; 200 ms of nothing, then full.
         line = series((50, FULL), (70, 0), (200, FULL))
