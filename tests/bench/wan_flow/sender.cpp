@@ -1,6 +1,8 @@
 #include <time.h>
 
+#include <array>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "evac/core/bytes.hpp"
 #include "flow.hpp"
@@ -78,6 +80,34 @@ bool await_session(Transport& transport, const evac::Clock& clock, const StopSig
     return transport.connected();
 }
 
+// What the transport thought, each 100 ms: shows why a rate was not reached. An unsent queue that
+// is empty means that the load, not the transport, was late.
+class Samples {
+  public:
+    static constexpr uint64_t kEveryNs = 100'000'000;
+
+    Samples(uint64_t start_ns, double seconds) : due_ns_(start_ns) {
+        rows_.reserve(static_cast<size_t>(seconds * 1e9 / kEveryNs) + 2);
+    }
+    void take(uint64_t now_ns, const Transport& transport) {
+        if (now_ns < due_ns_ || rows_.size() == rows_.capacity()) return;
+        due_ns_ += kEveryNs;
+        const auto stats = transport.stats();
+        rows_.push_back({stats.pacing_rate_bits_per_s / 1000, stats.delivery_rate_bits_per_s / 1000,
+                         stats.inflight_bytes / 1024, transport.unsent_bytes(Class::bulk) / 1024,
+                         stats.rtt_smoothed_ns / 1000});
+    }
+    nlohmann::json json() const {
+        return {
+            {"columns", {"pacing_kbit", "delivery_kbit", "inflight_kib", "unsent_kib", "rtt_us"}},
+            {"rows", rows_}};
+    }
+
+  private:
+    uint64_t due_ns_;
+    std::vector<std::array<uint64_t, 5>> rows_;
+};
+
 bool all_acknowledged(const Transport& transport) {
     return transport.queued_bytes(Class::bulk) == 0 && transport.queued_bytes(Class::control) == 0;
 }
@@ -91,6 +121,7 @@ evac::Result<nlohmann::json> run_sender(const Options& options, Transport& trans
     uint64_t bulk_sent = 0;
     ControlCount control;
     const uint64_t start_ns = clock.now_ns();
+    Samples samples(start_ns, options.seconds);
     say({{"event", "start"}, {"ns", start_ns}});
     {
         std::jthread bulk, urgent;
@@ -105,7 +136,10 @@ evac::Result<nlohmann::json> run_sender(const Options& options, Transport& trans
             });
         }
         const uint64_t end_ns = start_ns + static_cast<uint64_t>(options.seconds * 1e9);
-        while (clock.now_ns() < end_ns && !stop.wait_ms(10)) drain_events(transport);
+        while (clock.now_ns() < end_ns && !stop.wait_ms(10)) {
+            drain_events(transport);
+            samples.take(clock.now_ns(), transport);
+        }
     }
     const uint64_t end_ns = clock.now_ns();
     while (!all_acknowledged(transport) && clock.now_ns() < end_ns + kLingerNs) {
@@ -116,7 +150,8 @@ evac::Result<nlohmann::json> run_sender(const Options& options, Transport& trans
                           {"end_ns", end_ns},
                           {"bulk_messages", bulk_sent},
                           {"control_messages", control.sent},
-                          {"control_refused", control.refused}};
+                          {"control_refused", control.refused},
+                          {"each_100_ms", samples.json()}};
 }
 
 }  // namespace wan_flow
