@@ -1,5 +1,6 @@
 // Any text: refused with a message, or read, and then it can be played, twice with the same end,
 // and every VM ends in one state.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -43,6 +44,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         return 0;
     }
     scenario->seeds = std::min<size_t>(scenario->seeds, 2);
+    if (scenario->replan_interval_s > 0) {  // solving is another fuzzer's subject
+        scenario->replan_interval_s = std::max(scenario->replan_interval_s, 5.0);
+    }
     const Inventory inventory = small_inventory();
     const evac::ManualClock clock;
     const auto once = simulate(inventory, *scenario, clock);

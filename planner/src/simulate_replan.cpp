@@ -108,7 +108,8 @@ Status Player::replan() {
         }
         ++run_.replans;
     }
-    if (run_.replans < kReplansMax && waiting_ > 0) {
+    const bool dead = timers_.empty() && !std::isfinite(next_flow_s());
+    if (run_.replans < kReplansMax && waiting_ > 0 && !dead) {
         add_timer(now_ + scenario_.replan_interval_s, Kind::replan, 0);
     }
     return {};

@@ -31,8 +31,8 @@ void set_every_factor(s4u::Engine& engine) {
     engine.set_config("network/TCP-gamma:0");  // no window cap
     engine.set_config("network/optim:Full");
     engine.set_config("network/loopback-lat:0");
-    engine.set_config("precision/work-amount:1e-9");
-    engine.set_config("precision/timing:1e-9");
+    engine.set_config("maxmin/precision:1e-9");
+    engine.set_config("surf/precision:1e-9");
 }
 
 std::string profile_of(const FlowScenario& scenario) {
