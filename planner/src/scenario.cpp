@@ -17,7 +17,6 @@ constexpr Range kProbability{0, 1, false};
 constexpr std::array<Policy, 5> kRules{Policy::fifo, Policy::shortest_first, Policy::ratio,
                                        Policy::priority, Policy::priority_per_second};
 
-
 std::string policy_names() {
     std::string names = "plan";
     for (const Policy rule : kRules) names.append(", ").append(to_string(rule));
@@ -133,8 +132,8 @@ void read_power(const JsonNode& root, Scenario& out) {
 void read_failures(const JsonNode& root, Failures& out) {
     if (!root.has("failures")) return;
     JsonNode node = root.at("failures");
-    node.object({}, {"turn_probability", "retry", "retry_delay_s", "host_probability",
-                     "host_within_s"});
+    node.object(
+        {}, {"turn_probability", "retry", "retry_delay_s", "host_probability", "host_within_s"});
     node.number("turn_probability", out.turn_probability, kProbability);
     node.number("retry_delay_s", out.retry_delay_s, kTime);
     node.number("host_probability", out.host_probability, kProbability);
@@ -233,19 +232,17 @@ Status check_scenario(const Scenario& scenario, const Inventory& inventory) {
         const std::vector<std::string>& named = scenario.power[i].hosts;
         for (size_t k = 0; k < named.size(); ++k) {
             if (hosts.count(named[k]) != 0) continue;
-            const std::string path =
-                rules::index_path(rules::index_path("power", i) + ".hosts", k);
-            return rules::refuse(path, rules::shown(named[k]),
-                                 "the host of a VM in the inventory");
+            const std::string path = rules::index_path(rules::index_path("power", i) + ".hosts", k);
+            return rules::refuse(path, rules::shown(named[k]), "the host of a VM in the inventory");
         }
     }
     const double turns = static_cast<double>(inventory.vms.size()) *
                          static_cast<double>(scenario.random() ? scenario.seeds : 1) *
                          static_cast<double>(scenario.policies.size());
     if (turns > kTurnsSimulatedMax) {
-        return rules::refuse("seeds", std::to_string(scenario.seeds),
-                             "VMs x seeds x policies of at most " +
-                                 rules::shown(kTurnsSimulatedMax));
+        return rules::refuse(
+            "seeds", std::to_string(scenario.seeds),
+            "VMs x seeds x policies of at most " + rules::shown(kTurnsSimulatedMax));
     }
     return {};
 }

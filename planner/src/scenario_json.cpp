@@ -35,10 +35,10 @@ class PathSax {
     }
     bool parse_error(size_t position, const std::string& token,
                      const nlohmann::detail::exception&) {
-        return stop(make_error(
-            Errc::invalid_argument,
-            path() + ": not JSON at byte " + std::to_string(position) + ", near " + shown(token) +
-                "; accepted: JSON (RFC 8259, UTF-8), finite numbers"));
+        return stop(make_error(Errc::invalid_argument,
+                               path() + ": not JSON at byte " + std::to_string(position) +
+                                   ", near " + shown(token) +
+                                   "; accepted: JSON (RFC 8259, UTF-8), finite numbers"));
     }
 
   private:
@@ -141,9 +141,9 @@ Result<json> read_json(std::string_view text, std::string_view subject, size_t b
 void JsonNode::object(std::initializer_list<const char*> required,
                       std::initializer_list<const char*> optional) {
     if (error_) return;
-    const std::string known =
-        joined(required) + (required.size() > 0 && optional.size() > 0 ? ", " : "") +
-        joined(optional);
+    const std::string known = joined(required) +
+                              (required.size() > 0 && optional.size() > 0 ? ", " : "") +
+                              joined(optional);
     if (!value_.is_object()) return refuse(shown_json(value_), "an object with " + known);
     for (const auto& [key, ignored] : value_.items()) {
         const auto is = [&name = key](const char* field) { return name == field; };
@@ -152,16 +152,16 @@ void JsonNode::object(std::initializer_list<const char*> required,
             continue;
         }
         const std::string at = path_ == "scenario" ? "" : path_;
-        error_ = make_error(Errc::invalid_argument,
-                            field_path(at, key.substr(0, kNameBytesMax)) + ": unknown field " +
-                                shown(key) + "; accepted: " + known);
+        error_ = make_error(Errc::invalid_argument, field_path(at, key.substr(0, kNameBytesMax)) +
+                                                        ": unknown field " + shown(key) +
+                                                        "; accepted: " + known);
         return;
     }
     for (const char* field : required) {
         if (value_.contains(field)) continue;
-        error_ = make_error(Errc::invalid_argument, field_path(path_, field) +
-                                                        ": missing; accepted: all of " +
-                                                        joined(required));
+        error_ = make_error(
+            Errc::invalid_argument,
+            field_path(path_, field) + ": missing; accepted: all of " + joined(required));
         return;
     }
 }
@@ -183,12 +183,12 @@ void JsonNode::number(double& out, Range range) const {
 void JsonNode::whole(const char* field, uint64_t& out, uint64_t min, uint64_t max) const {
     if (!has(field)) return;
     const json& value = value_.at(field);
-    const bool fits = value.is_number_unsigned() && value.get<uint64_t>() >= min &&
-                      value.get<uint64_t>() <= max;
+    const bool fits =
+        value.is_number_unsigned() && value.get<uint64_t>() >= min && value.get<uint64_t>() <= max;
     if (!fits) {
-        return refuse_at(field, shown_json(value),
-                         "a whole number from " + std::to_string(min) + " to " +
-                             std::to_string(max));
+        return refuse_at(
+            field, shown_json(value),
+            "a whole number from " + std::to_string(min) + " to " + std::to_string(max));
     }
     out = value.get<uint64_t>();
 }

@@ -91,8 +91,8 @@ double ms_since(const Clock& clock, uint64_t start_ns) {
 Status play_policy(const Stage& stage, size_t seeds, PolicyRuns& out, Simulation& into,
                    const std::function<void()>& played) {
     const MeasurementError& error = stage.scenario.measurement_error;
-    const bool same_view = error.unstaged == 0 && error.dirty == 0 && error.wire_ratio == 0 &&
-                           error.goodput == 0;
+    const bool same_view =
+        error.unstaged == 0 && error.dirty == 0 && error.wire_ratio == 0 && error.goodput == 0;
     std::optional<Plan> plan;
     for (size_t s = 0; s < seeds; ++s) {
         const uint64_t seed = stage.scenario.first_seed + s;
@@ -105,8 +105,8 @@ Status play_policy(const Stage& stage, size_t seeds, PolicyRuns& out, Simulation
         }
         into.plan_ms += ms_since(stage.clock, start_ns);
         start_ns = stage.clock.now_ns();
-        sim::Player player(stage.inventory, stage.links, stage.scenario, plan->schedule,
-                           out.policy, seed);
+        sim::Player player(stage.inventory, stage.links, stage.scenario, plan->schedule, out.policy,
+                           seed);
         const auto run = player.play();
         if (!run.ok()) return run.error();
         out.runs.push_back(summary_of(stage.inventory, stage.scenario, *run));
@@ -132,7 +132,7 @@ Result<Plan> first_plan(const Inventory& measured, const Scenario& scenario, Pol
 }
 
 Result<SimRun> play(const Inventory& inventory, const Scenario& scenario, const Schedule& schedule,
-                 PolicyChoice policy, uint64_t seed) {
+                    PolicyChoice policy, uint64_t seed) {
     EVAC_TRY(validate(inventory));
     EVAC_TRY(check_scenario(scenario, inventory));
     const auto legal = evaluate(inventory, schedule);

@@ -35,23 +35,22 @@ std::vector<Block> blocks_of(const Simulation& simulation) {
     blocks.push_back({"makespan that the first plan predicted, s",
                       [](const RunSummary& r) { return r.predicted_makespan_s; }, 1});
     if (simulation.deadline_s) {
-        blocks.push_back({"weight away by the deadline (" + duration_text(*simulation.deadline_s) +
-                              "), %",
-                          [percent](const RunSummary& r) { return r.weighted_rescued * percent; },
-                          1});
+        blocks.push_back(
+            {"weight away by the deadline (" + duration_text(*simulation.deadline_s) + "), %",
+             [percent](const RunSummary& r) { return r.weighted_rescued * percent; }, 1});
     }
     for (size_t w = 0; w < simulation.scenario.windows_s.size(); ++w) {
-        blocks.push_back({"weight away within " + duration_text(simulation.scenario.windows_s[w]) +
-                              ", %",
-                          [w, percent](const RunSummary& r) { return r.weight_away[w] * percent; },
-                          1});
+        blocks.push_back(
+            {"weight away within " + duration_text(simulation.scenario.windows_s[w]) + ", %",
+             [w, percent](const RunSummary& r) { return r.weight_away[w] * percent; }, 1});
     }
     const size_t always = blocks.size();
     const auto ends = [](End end) {
         return [end](const RunSummary& r) { return static_cast<double>(count_of(r, end)); };
     };
     blocks.push_back({"VMs lost", ends(End::lost), 0});
-    blocks.push_back({"VMs of which the last recovery point remains", ends(End::recovery_point), 0});
+    blocks.push_back(
+        {"VMs of which the last recovery point remains", ends(End::recovery_point), 0});
     blocks.push_back({"age of the oldest of these recovery points, s",
                       [](const RunSummary& r) { return r.recovery_age_max_s; }, 1});
     blocks.push_back({"VMs still at home: both turns failed", ends(End::failed), 0});
@@ -72,8 +71,8 @@ std::vector<Block> blocks_of(const Simulation& simulation) {
                       [](const RunSummary& r) { return r.downtime_median_ms; }, 0});
     blocks.push_back({"downtime of a VM, 95 of 100 below, ms",
                       [](const RunSummary& r) { return r.downtime_p95_ms; }, 0});
-    blocks.push_back({"downtime of a VM, worst, ms",
-                      [](const RunSummary& r) { return r.downtime_max_ms; }, 0});
+    blocks.push_back(
+        {"downtime of a VM, worst, ms", [](const RunSummary& r) { return r.downtime_max_ms; }, 0});
     blocks.push_back(
         {"downtime of all, s", [](const RunSummary& r) { return r.downtime_total_s; }, 1});
     blocks.push_back({"sent, MiB", [](const RunSummary& r) { return r.wire_mib; }, 0});

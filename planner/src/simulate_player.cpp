@@ -249,8 +249,7 @@ void Player::end_pass(VmIndex i) {
     run_.vms[i].bytes_mib += vm.pass_mib;
     if (vm.failing) return fail_turn(i);
     if (!vm.last_pass) {
-        vm.remaining_mib =
-            dirty_mib(input, world_.activity_s(i, now_) - vm.pass_activity_s);
+        vm.remaining_mib = dirty_mib(input, world_.activity_s(i, now_) - vm.pass_activity_s);
         ++vm.pass;
         return begin_pass(i);
     }

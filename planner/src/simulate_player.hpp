@@ -44,12 +44,12 @@ class Player {
     struct State {
         Stage stage = Stage::waiting;
         Mode mode = Mode::live;
-        bool resolved = false;     // holds nobody any more
+        bool resolved = false;  // holds nobody any more
         bool last_pass = false;
-        bool failing = false;      // this pass ends in failure
+        bool failing = false;  // this pass ends in failure
         int pass = 0;
-        uint32_t generation = 0;   // flows and timers of an older one are void
-        uint32_t unresolved = 0;   // how many that it is after are not resolved
+        uint32_t generation = 0;  // flows and timers of an older one are void
+        uint32_t unresolved = 0;  // how many that it is after are not resolved
         double remaining_mib = 0;
         double pass_activity_s = 0;  // the guest's own time when the pass began
         double pass_mib = 0;         // on the wire

@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::array<std::string_view, kPlotColours> kColours{"#1f6fb4", "#d9730d", "#2e8b57",
                                                               "#b03060", "#6f5bb0", "#7a6a00"};
+constexpr std::array<std::string_view, 3> kPartColours{"#c0392b", "#e6a23c", "#9aa5b1"};
 constexpr double kWidth = 860, kHeight = 330;
 constexpr double kLeft = 56, kRight = 20, kTop = 44, kBottom = 46;
 constexpr double kPlotWidth = kWidth - kLeft - kRight, kPlotHeight = kHeight - kTop - kBottom;
@@ -143,7 +144,8 @@ std::string bar_plot(std::string_view title, const std::vector<std::string>& par
         out += text(kBarsLeft - 8, middle + 4, "text-anchor=\"end\"", bar.label);
         double at = kBarsLeft, sum = 0;
         for (size_t p = 0; p < bar.parts.size(); ++p) {
-            out += box(at, top, bar.parts[p] * scale, kBarHeight, plot_colour(kPlotColours - 1 - p));
+            out += box(at, top, bar.parts[p] * scale, kBarHeight,
+                       kPartColours[p % kPartColours.size()]);
             at += bar.parts[p] * scale;
             sum += bar.parts[p];
         }
@@ -157,7 +159,7 @@ std::string bar_plot(std::string_view title, const std::vector<std::string>& par
     }
     for (size_t p = 0; p < parts.size(); ++p) {
         const double at = kBarsLeft + 2 * kLegendStep * static_cast<double>(p);
-        out += box(at, height - 16, 14, 8, plot_colour(kPlotColours - 1 - p));
+        out += box(at, height - 16, 14, 8, kPartColours[p % kPartColours.size()]);
         out += text(at + 19, height - 8, "", parts[p]);
     }
     return out + "</svg>\n";

@@ -40,8 +40,7 @@ Inventory Player::what_is_left(const std::vector<VmIndex>& vms) {
     Inventory left;
     left.link = inventory_.link;
     const double mbit = trace_.known_rate_mib_s(now_) * 1048576.0 * 8 / 1e6;
-    left.link.goodput_mbit =
-        std::clamp(mbit * misjudged_goodput_, kGoodputMbitMin, kNumberMax);
+    left.link.goodput_mbit = std::clamp(mbit * misjudged_goodput_, kGoodputMbitMin, kNumberMax);
     if (inventory_.deadline_s && *inventory_.deadline_s > now_) {
         left.deadline_s = *inventory_.deadline_s - now_;
     }
@@ -80,9 +79,8 @@ Status Player::replan() {
     const auto list = [&](VmIndex i) {
         const Stage stage = state_[i].stage;
         const bool abandoned = stage == Stage::given_up && run_.vms[i].end == End::abandoned;
-        const bool candidate =
-            run_.vms[i].turns == 0 &&
-            (stage == Stage::waiting || stage == Stage::parked || abandoned);
+        const bool candidate = run_.vms[i].turns == 0 &&
+                               (stage == Stage::waiting || stage == Stage::parked || abandoned);
         if (!candidate || listed[i]) return;
         listed[i] = true;
         vms.push_back(i);

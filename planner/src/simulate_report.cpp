@@ -74,8 +74,9 @@ Distribution distribution_of(std::vector<double> values) {
     if (values.empty()) return {};
     std::sort(values.begin(), values.end());
     const double sum = std::accumulate(values.begin(), values.end(), 0.0);
-    return {values.front(),         quantile(values, 0.05), quantile(values, 0.25),
-            quantile(values, 0.5),  quantile(values, 0.75), quantile(values, 0.95),
+    return {values.front(),         quantile(values, 0.05),
+            quantile(values, 0.25), quantile(values, 0.5),
+            quantile(values, 0.75), quantile(values, 0.95),
             values.back(),          sum / static_cast<double>(values.size())};
 }
 
@@ -137,7 +138,7 @@ std::string simulation_to_json(const Simulation& simulation) {
 std::string simulation_to_table(const Simulation& simulation) {
     std::string out = headline(simulation) + "\n";
     for (const Block& block : blocks_of(simulation)) {
-        out += "\n" + pad(block.title, kPolicyWidth + 2 + 7 * kNumberWidth) + "\n";
+        out += "\n" + block.title + "\n";
         out += table_row("", {"min", "p5", "p25", "median", "p75", "p95", "max"});
         for (const PolicyRuns& policy : simulation.policies) {
             const Distribution d = distribution_of(values_of(policy, block.value));

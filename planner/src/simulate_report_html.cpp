@@ -30,8 +30,8 @@ std::string entries(size_t count, const char* what) {
 std::string scenario_list(const Simulation& simulation) {
     const Scenario& s = simulation.scenario;
     std::string out = "<ul>\n";
-    out += item(entries(simulation.seeds_played, "seed") + " from " +
-                std::to_string(s.first_seed) + ", " + entries(s.streams, "stream") +
+    out += item(entries(simulation.seeds_played, "seed") + " from " + std::to_string(s.first_seed) +
+                ", " + entries(s.streams, "stream") +
                 ", modes: " + (s.mode ? "all " + std::string(to_string(*s.mode)) : "as planned") +
                 ", re-planning " +
                 (s.replan_interval_s > 0 ? "every " + duration_text(s.replan_interval_s) : "off"));
@@ -106,13 +106,13 @@ std::string plots(const Simulation& simulation) {
         vms.curve(curve.at_s, curve.vms_mean, k);
         const auto mean = [&policy](std::initializer_list<End> ends) {
             return distribution_of(values_of(policy, [&ends](const RunSummary& run) {
-                       size_t sum = 0;
-                       for (const End end : ends) sum += run.ends[static_cast<size_t>(end)];
-                       return static_cast<double>(sum);
-                   }));
+                size_t sum = 0;
+                for (const End end : ends) sum += run.ends[static_cast<size_t>(end)];
+                return static_cast<double>(sum);
+            }));
         };
-        const Distribution all = mean({End::lost, End::recovery_point, End::failed,
-                                       End::abandoned, End::stranded});
+        const Distribution all =
+            mean({End::lost, End::recovery_point, End::failed, End::abandoned, End::stranded});
         bars.push_back({std::string(to_string(policy.policy)),
                         {mean({End::lost}).mean, mean({End::recovery_point}).mean,
                          mean({End::failed, End::abandoned, End::stranded}).mean},
@@ -153,7 +153,8 @@ std::string tables(const Simulation& simulation) {
 std::string simulation_to_html(const Simulation& simulation) {
     return "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
            "<title>Simulated evacuation</title>\n<style>" +
-           std::string(kStyle) + "</style></head><body>\n<h1>Simulated evacuation</h1>\n<p class=\"" +
+           std::string(kStyle) +
+           "</style></head><body>\n<h1>Simulated evacuation</h1>\n<p class=\"" +
            (simulation.feasible() ? "good" : "bad") + "\">" + headline(simulation) + ".</p>\n" +
            scenario_list(simulation) + plots(simulation) + tables(simulation) +
            "<p>Times count from the alert. A VM is away when it runs at the other site; weight is "

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "planner_fixture.hpp"
 #include "evac/planner/simulate.hpp"
+#include "planner_fixture.hpp"
 #include "simgrid_model.hpp"
 
 namespace evac::planner::testing {

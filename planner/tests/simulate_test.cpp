@@ -44,7 +44,7 @@ Schedule as_listed(const Inventory& inventory, Mode mode = Mode::live) {
 }
 
 SimRun played(const Inventory& inventory, const Scenario& scenario, const Schedule& schedule,
-           uint64_t seed = 1) {
+              uint64_t seed = 1) {
     auto run = play(inventory, scenario, schedule, {Policy::fifo}, seed);
     EXPECT_TRUE(run.ok()) << (run.ok() ? "" : run.error().context);
     return run.ok() ? std::move(*run) : SimRun{};
@@ -351,7 +351,8 @@ TEST(Simulate, Conservation) {
         if (random.chance(0.4)) scenario.power.push_back({5, 50.0, {"h0"}});
         if (random.chance(0.3)) scenario.recovery_interval_s = 30;
         if (random.chance(0.4)) scenario.dirty_phases = {2, 0.1, 10};
-        if (random.chance(0.4)) scenario.bandwidth = {{3, 400, 20.0, random.chance(0.5) ? 0 : 50.0}};
+        if (random.chance(0.4))
+            scenario.bandwidth = {{3, 400, 20.0, random.chance(0.5) ? 0 : 50.0}};
         if (random.chance(0.4)) scenario.outages = {{1, 5}};
         if (random.chance(0.4)) scenario.replan_interval_s = 4;
         if (random.chance(0.4)) scenario.measurement_error = {0.2, 0.3, 0.1, 0.2};
@@ -360,7 +361,8 @@ TEST(Simulate, Conservation) {
         const auto plan = first_plan(as_measured(inventory, scenario, seed), scenario,
                                      {Policy::priority_per_second});
         ASSERT_TRUE(plan.ok());
-        const auto run = play(inventory, scenario, plan->schedule, {Policy::priority_per_second}, seed);
+        const auto run =
+            play(inventory, scenario, plan->schedule, {Policy::priority_per_second}, seed);
         ASSERT_TRUE(run.ok()) << run.error().context;
         double sent = 0, last_away = 0;
         for (size_t i = 0; i < n; ++i) {
@@ -379,7 +381,8 @@ TEST(Simulate, Conservation) {
         EXPECT_EQ(run->makespan_s, last_away);
         const sim::Trace trace(500, scenario);
         EXPECT_LE(sent, trace.total_mib(scenario.horizon_s) * (1 + 1e-9));
-        const auto again = play(inventory, scenario, plan->schedule, {Policy::priority_per_second}, seed);
+        const auto again =
+            play(inventory, scenario, plan->schedule, {Policy::priority_per_second}, seed);
         ASSERT_TRUE(again.ok());
         EXPECT_TRUE(same(*run, *again)) << "round " << round;
     }
@@ -426,7 +429,8 @@ TEST(Simulate, SeedsAreReproducibleAndDiffer) {
     const SimRun c = played(inventory, scenario, as_listed(inventory), 2);
     EXPECT_TRUE(same(a, b));
     EXPECT_FALSE(same(a, c));
-    const Inventory x = as_measured(inventory, scenario, 1), y = as_measured(inventory, scenario, 2);
+    const Inventory x = as_measured(inventory, scenario, 1),
+                    y = as_measured(inventory, scenario, 2);
     EXPECT_EQ(x.vms[7].unstaged_mib, as_measured(inventory, scenario, 1).vms[7].unstaged_mib);
     EXPECT_NE(x.vms[7].unstaged_mib, y.vms[7].unstaged_mib);
     EXPECT_NE(x.link.goodput_mbit, y.link.goodput_mbit);
@@ -514,8 +518,8 @@ TEST(Simulate, SummariesCountWhatRunsSay) {
     EXPECT_NEAR(fifo.makespan_s, 40, 1e-9);
     EXPECT_NEAR(fifo.predicted_makespan_s, 40, 1e-9);
     EXPECT_NEAR(fifo.wire_mib, 40, 1e-9);
-    EXPECT_NEAR(fifo.weight_curve_s[kCurvePoints / 5], 20, 1e-9);   // 2 of 10
-    EXPECT_NEAR(fifo.weight_curve_s[kCurvePoints / 2], 40, 1e-9);   // the heavy one is last
+    EXPECT_NEAR(fifo.weight_curve_s[kCurvePoints / 5], 20, 1e-9);  // 2 of 10
+    EXPECT_NEAR(fifo.weight_curve_s[kCurvePoints / 2], 40, 1e-9);  // the heavy one is last
     EXPECT_NEAR(priority.weight_curve_s[kCurvePoints / 2], 10, 1e-9);
     EXPECT_NEAR(fifo.vms_curve_s[kCurvePoints / 2], 20, 1e-9);
     EXPECT_FALSE(out->feasible());

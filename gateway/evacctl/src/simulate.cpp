@@ -25,9 +25,9 @@ Result<std::string> text_of(const std::string& option, const std::string& path) 
     std::ifstream file(path, std::ios::binary);
     // Reading a directory throws; a device may never end.
     if (!file || !std::filesystem::is_regular_file(path, unknown)) {
-        return make_error(Errc::invalid_argument,
-                          option + ": '" + path +
-                              "' cannot be read; the path of a JSON file is accepted");
+        return make_error(
+            Errc::invalid_argument,
+            option + ": '" + path + "' cannot be read; the path of a JSON file is accepted");
     }
     return std::string{std::istreambuf_iterator<char>(file), {}};
 }

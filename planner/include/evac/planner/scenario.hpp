@@ -78,7 +78,8 @@ struct Failures {
 };
 
 // Each guest's writing is multiplied by a factor that changes at random times (exponential
-// intervals) to a value drawn log-uniformly from [factor_min, factor_max]. 1 until the first change.
+// intervals) to a value drawn log-uniformly from [factor_min, factor_max]. 1 until the first
+// change.
 struct DirtyPhases {
     double mean_interval_s = 0;  // 0 = none
     double factor_min = 1;
@@ -98,8 +99,8 @@ struct Scenario {
     std::vector<PolicyChoice> policies{PolicyChoice{}};
     size_t seeds = 1;
     uint64_t first_seed = 1;
-    size_t streams = 1;         // turns at the same time; they share the link evenly
-    std::optional<Mode> mode;   // forced for every VM: live or freeze
+    size_t streams = 1;            // turns at the same time; they share the link evenly
+    std::optional<Mode> mode;      // forced for every VM: live or freeze
     double replan_interval_s = 0;  // 0 = the first plan is kept
     double horizon_s = kDefaultHorizonS;
     std::vector<double> windows_s{60, 300, 1800};  // "how much is out by then", ascending

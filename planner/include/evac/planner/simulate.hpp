@@ -27,9 +27,9 @@
 
 namespace evac::planner {
 
-inline constexpr double kReplanMargin = 0.01;  // of the makespan, or of the weight away in time
-inline constexpr size_t kReplansMax = 1'000;   // in one evacuation
-inline constexpr int kTurnsMax = 2;            // of one VM
+inline constexpr double kReplanMargin = 0.01;      // of the makespan, or of the weight away in time
+inline constexpr size_t kReplansMax = 1'000;       // in one evacuation
+inline constexpr int kTurnsMax = 2;                // of one VM
 inline constexpr size_t kPhaseChangesMax = 1'000;  // of one VM; then it keeps its last factor
 
 // Where a VM ends. Exactly one.
@@ -47,12 +47,12 @@ std::string_view to_string(End end);  // "away", "recovery-point", "lost", ...
 struct VmRun {
     End end = End::stranded;
     int turns = 0;
-    int live_passes = 0;      // of the last turn
-    double start_s = 0;       // of the last turn
-    double link_end_s = 0;    // 0 unless it came so far
-    double away_s = 0;        // 0 unless away
-    double downtime_ms = 0;   // of those away; earlier turns that failed included
-    double bytes_mib = 0;     // on the wire, all turns
+    int live_passes = 0;        // of the last turn
+    double start_s = 0;         // of the last turn
+    double link_end_s = 0;      // 0 unless it came so far
+    double away_s = 0;          // 0 unless away
+    double downtime_ms = 0;     // of those away; earlier turns that failed included
+    double bytes_mib = 0;       // on the wire, all turns
     double recovery_age_s = 0;  // of the recovery point that remains
 };
 
@@ -72,18 +72,18 @@ Result<Plan> first_plan(const Inventory& measured, const Scenario& scenario, Pol
 // One evacuation. `policy` is asked again only with replan_interval_s > 0. Errors: an inventory, a
 // scenario or a schedule that is not valid.
 Result<SimRun> play(const Inventory& inventory, const Scenario& scenario, const Schedule& schedule,
-                 PolicyChoice policy, uint64_t seed);
+                    PolicyChoice policy, uint64_t seed);
 
 // What is kept of a run: everything that the distributions and the curves need.
 inline constexpr size_t kCurvePoints = 200;
 struct RunSummary {
     double predicted_makespan_s = 0;  // by the first plan, on what was measured
     double makespan_s = 0;
-    double weighted_rescued = 0;          // away by the deadline
-    std::vector<double> weight_away;      // at each of windows_s
-    std::vector<size_t> vms_away;         // at each of windows_s
-    std::vector<size_t> ends;             // kEnds counts, by End
-    size_t late = 0;                      // away, but not by the deadline
+    double weighted_rescued = 0;      // away by the deadline
+    std::vector<double> weight_away;  // at each of windows_s
+    std::vector<size_t> vms_away;     // at each of windows_s
+    std::vector<size_t> ends;         // kEnds counts, by End
+    size_t late = 0;                  // away, but not by the deadline
     double downtime_total_s = 0;
     double downtime_median_ms = 0, downtime_p95_ms = 0, downtime_max_ms = 0;
     double recovery_age_max_s = 0;
