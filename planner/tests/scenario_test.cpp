@@ -200,5 +200,18 @@ TEST(Scenario, TheExamplesOfTheDocumentationAreRead) {
     EXPECT_GE(files, 2U);
 }
 
+TEST(Scenario, TheExampleInTheTextIsRead) {
+    std::ifstream file(std::filesystem::path(EVAC_EXAMPLES) / "../simulation.md");
+    std::string json, line;
+    while (std::getline(file, line)) {
+        if (line == "    {") json = "{";
+        if (json.empty() || line.substr(0, 4) != "    ") continue;
+        if (line != "    {") json += line;
+        if (line == "    }") break;
+    }
+    EXPECT_EQ(json.back(), '}');
+    EXPECT_EQ(refusal(json), "accepted") << json;
+}
+
 }  // namespace
 }  // namespace evac::planner
