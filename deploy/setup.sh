@@ -11,7 +11,7 @@ packages=(
   nlohmann-json3-dev libtomlplusplus-dev libpugixml-dev libcli11-dev libspdlog-dev libfmt-dev
   libisal-dev libmicrohttpd-dev libgnutls28-dev libcurl4-openssl-dev libsystemd-dev
   # tests
-  libgtest-dev libgmock-dev jq
+  libgtest-dev libgmock-dev jq libsimgrid-dev
   # guests, namespaces and proofs of the quickstart
   qemu-system-x86 qemu-utils iproute2 ethtool e2fsprogs python3 busybox-static cpio openssl
   kmod procps gzip

@@ -30,6 +30,7 @@ int main(int argc, char** argv) {
     cli.set_version_flag("--version", "evacctl " EVAC_VERSION);
     add_status(cli, context);
     add_plan(cli, context);
+    add_simulate(cli, context);
     add_vm(cli, context);
     add_evacuate(cli, context);
     add_evacuation(cli, context);

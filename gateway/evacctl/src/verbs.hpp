@@ -27,6 +27,7 @@ int print_json(const Json& value);
 
 void add_status(CLI::App& cli, Context& context);
 void add_plan(CLI::App& cli, Context& context);
+void add_simulate(CLI::App& cli, Context& context);
 void add_vm(CLI::App& cli, Context& context);
 void add_evacuate(CLI::App& cli, Context& context);
 void add_evacuation(CLI::App& cli, Context& context);
