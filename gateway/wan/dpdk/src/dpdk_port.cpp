@@ -26,7 +26,7 @@ constexpr size_t kBatch = 32;
 // receive() looks at so many frames beyond its budget at most, so that a flood of frames that are
 // not ours cannot hold the packet loop.
 constexpr size_t kForeignFramesMax = 64;
-constexpr uint64_t kRingDropsPeriodNs = kNsPerSecond;
+constexpr uint64_t kLookPeriodNs = kNsPerSecond;  // at ring drops, and at memif's other side
 constexpr size_t kFrameBytesMax = 9216;
 
 class DpdkPort final : public DatagramPort {
@@ -38,8 +38,8 @@ class DpdkPort final : public DatagramPort {
           payload_bytes_max_(device_->mtu() - wan_port::kIpv4HeaderBytes -
                              wan_port::kUdpHeaderBytes),
           name_("dpdk " + device_->name()) {
-        std::array<std::byte, wan_port::kArpFrameBytes> frame;
-        send_frame(ByteSpan(frame).first(host_.write_announcement(frame)));
+        looked_ns_ = clock_.now_ns();  // a connection being made is left alone
+        announce();
     }
 
     size_t send(const UdpAddress& to,
@@ -47,7 +47,7 @@ class DpdkPort final : public DatagramPort {
         const uint64_t now_ns = clock_.now_ns();
         const UdpFlow* flow = host_.flow_to(to, now_ns);
         send_due_requests(now_ns);
-        if (flow == nullptr) {
+        if (flow == nullptr || !device_->link_up()) {
             counters_.tx_dropped += datagrams.size();
             return datagrams.size();
         }
@@ -65,7 +65,7 @@ class DpdkPort final : public DatagramPort {
         const uint64_t now_ns = clock_.now_ns();
         send_due_requests(now_ns);
         size_t handed = 0, foreign = 0;
-        while (handed < budget && foreign < kForeignFramesMax) {
+        while (handed < budget && foreign < kForeignFramesMax && device_->started()) {
             std::array<rte_mbuf*, kBatch> frames;
             const auto wanted = static_cast<uint16_t>(std::min(kBatch, budget - handed));
             const uint16_t got = rte_eth_rx_burst(device_->port_id(), 0, frames.data(), wanted);
@@ -76,9 +76,12 @@ class DpdkPort final : public DatagramPort {
             }
             if (got < wanted) break;
         }
-        if (now_ns - ring_drops_read_ns_ >= kRingDropsPeriodNs) {
-            ring_drops_read_ns_ = now_ns;
+        if (now_ns - looked_ns_ >= kLookPeriodNs) {
+            looked_ns_ = now_ns;
+            if (device_->watch_link(true)) announce();
             counters_.rx_ring_dropped = device_->read_ring_drops();
+        } else if (!device_->link_up() && device_->watch_link(false)) {
+            announce();
         }
         return handed;
     }
@@ -113,6 +116,7 @@ class DpdkPort final : public DatagramPort {
 
     // Frames of our own (ARP, ICMP): rare, best effort.
     void send_frame(ByteSpan frame) {
+        if (!device_->started()) return;
         rte_mbuf* buffer = rte_pktmbuf_alloc(device_->pool());
         if (buffer == nullptr) return;
         char* start = rte_pktmbuf_append(buffer, static_cast<uint16_t>(frame.size()));
@@ -122,6 +126,11 @@ class DpdkPort final : public DatagramPort {
         }
         std::memcpy(start, frame.data(), frame.size());
         if (rte_eth_tx_burst(device_->port_id(), 0, &buffer, 1) == 0) rte_pktmbuf_free(buffer);
+    }
+
+    void announce() {
+        std::array<std::byte, wan_port::kArpFrameBytes> frame;
+        send_frame(ByteSpan(frame).first(host_.write_announcement(frame)));
     }
 
     void send_due_requests(uint64_t now_ns) {
@@ -158,7 +167,7 @@ class DpdkPort final : public DatagramPort {
     const size_t payload_bytes_max_;
     const std::string name_;
     PortCounters counters_;
-    uint64_t ring_drops_read_ns_ = 0;
+    uint64_t looked_ns_ = 0;
     std::array<std::byte, kFrameBytesMax> reply_{};
 };
 
