@@ -61,6 +61,13 @@ Status check_options(const DpdkOptions& options) {
         return not_accepted("mtu", std::to_string(options.mtu),
                             "576 to 9000, or 0 for the device's");
     }
+    if (options.vlan_id > 4094) {
+        return not_accepted("vlan", std::to_string(options.vlan_id), "1 to 4094, or 0 for no tag");
+    }
+    if (options.vlan_priority > 7 || (options.vlan_priority != 0 && options.vlan_id == 0)) {
+        return not_accepted("vlan_priority", std::to_string(options.vlan_priority),
+                            "0 to 7, and 0 without vlan");
+    }
     if (options.memory_mib < kMemoryMibMin || options.memory_mib > kMemoryMibMax) {
         return not_accepted("memory_mib", std::to_string(options.memory_mib), "32 to 65536");
     }

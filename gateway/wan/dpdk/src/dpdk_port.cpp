@@ -34,7 +34,11 @@ class DpdkPort final : public DatagramPort {
     DpdkPort(std::unique_ptr<DpdkDevice> device, const DpdkOptions& options, const Clock& clock)
         : device_(std::move(device)),
           clock_(clock),
-          host_({device_->mac(), options.local, options.prefix_length, options.gateway_ip}),
+          host_({device_->mac(),
+                 options.local,
+                 options.prefix_length,
+                 options.gateway_ip,
+                 {options.vlan_id, options.vlan_priority}}),
           payload_bytes_max_(device_->mtu() - wan_port::kIpv4HeaderBytes -
                              wan_port::kUdpHeaderBytes),
           name_("dpdk " + device_->name()) {
@@ -88,6 +92,7 @@ class DpdkPort final : public DatagramPort {
 
     int wait_fd() const override { return device_->wait_fd(); }
     size_t payload_bytes_max() const override { return payload_bytes_max_; }
+    wan_port::PathMtuHint path_mtu_hint() const override { return host_.path_mtu_hint(); }
     UdpAddress local_address() const override { return host_.options().local; }
     const PortCounters& counters() const override { return counters_; }
     const char* name() const override { return name_.c_str(); }
@@ -99,7 +104,7 @@ class DpdkPort final : public DatagramPort {
         if (rte_pktmbuf_alloc_bulk(device_->pool(), frames.data(), count) != 0) return 0;
         for (size_t i = 0; i < count; ++i) {
             EVAC_ASSERT(datagrams[i].size() <= payload_bytes_max_);
-            const size_t frame_bytes = wan_port::kUdpFrameHeaderBytes + datagrams[i].size();
+            const size_t frame_bytes = flow.header_bytes() + datagrams[i].size();
             auto* start = reinterpret_cast<std::byte*>(
                 rte_pktmbuf_append(frames[i], static_cast<uint16_t>(frame_bytes)));
             EVAC_ASSERT(start != nullptr);
@@ -129,12 +134,12 @@ class DpdkPort final : public DatagramPort {
     }
 
     void announce() {
-        std::array<std::byte, wan_port::kArpFrameBytes> frame;
+        std::array<std::byte, wan_port::kArpFrameBytesMax> frame;
         send_frame(ByteSpan(frame).first(host_.write_announcement(frame)));
     }
 
     void send_due_requests(uint64_t now_ns) {
-        std::array<std::byte, wan_port::kArpFrameBytes> frame;
+        std::array<std::byte, wan_port::kArpFrameBytesMax> frame;
         while (const size_t size = host_.write_due_request(now_ns, frame)) {
             send_frame(ByteSpan(frame).first(size));
         }
@@ -142,20 +147,20 @@ class DpdkPort final : public DatagramPort {
 
     // Whether it was a datagram for us.
     bool take_frame(const rte_mbuf& frame, uint64_t now_ns, const DatagramHandler& handler) {
-        // Drivers take the VLAN tag out of the frame; a tagged one is not on our network.
-        if ((frame.ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) != 0) {
-            ++counters_.rx_not_ours;
-            return false;
-        }
         // Only a device that scatters makes more than one segment; that is never asked for.
         if (frame.nb_segs != 1) {
             ++counters_.rx_malformed;
             return false;
         }
         const ByteSpan bytes{rte_pktmbuf_mtod(&frame, const std::byte*), frame.data_len};
-        const std::span<std::byte> reply{reply_.data(),
-                                         device_->mtu() + wan_port::kEthernetHeaderBytes};
-        const Ipv4Host::Input input = host_.handle(bytes, now_ns, reply, counters_);
+        const std::span<std::byte> reply{
+            reply_.data(),
+            device_->mtu() + wan_port::kEthernetHeaderBytes + wan_port::kVlanTagBytes};
+        // Some drivers take the tag out of the frame.
+        const bool stripped = (frame.ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) != 0;
+        const wan_port::VlanTag tag = wan_port::vlan_tag_of(frame.vlan_tci);
+        const Ipv4Host::Input input =
+            host_.handle(bytes, now_ns, reply, counters_, stripped ? &tag : nullptr);
         if (input.reply_bytes != 0) send_frame(ByteSpan(reply).first(input.reply_bytes));
         if (input.is_datagram) handler(input.from, input.payload);
         return input.is_datagram;

@@ -16,7 +16,10 @@ INSTANTIATE_TEST_SUITE_P(
     Dpdk, DatagramPortConformance,
     ::testing::Values(on("to_kernel", {}), on("to_dpdk", {.dpdk_peer = true}),
                       on("jumbo", {.mtu = 9000}), on("xdp_to_kernel", {.driver = "af_xdp"}),
-                      on("xdp_to_xdp", {.driver = "af_xdp", .dpdk_peer = true})),
+                      on("xdp_to_xdp", {.driver = "af_xdp", .dpdk_peer = true}),
+                      on("vlan", {.dpdk_peer = true, .vlan_id = 5}),
+                      on("vlan_jumbo", {.dpdk_peer = true, .mtu = 9000, .vlan_id = 4094}),
+                      on("xdp_vlan", {.driver = "af_xdp", .dpdk_peer = true, .vlan_id = 5})),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

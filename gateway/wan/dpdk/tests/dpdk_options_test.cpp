@@ -58,6 +58,15 @@ TEST(DpdkOptions, NamesTheFieldTheValueAndWhatIsAccepted) {
     options.mtu = 9001;
     expect_refused(options, "mtu", "9001");
     options = good();
+    options.vlan_id = 4095;
+    expect_refused(options, "vlan", "4095");
+    options = good();
+    options.vlan_priority = 1;
+    expect_refused(options, "vlan_priority", "1");
+    options.vlan_id = 1;
+    options.vlan_priority = 8;
+    expect_refused(options, "vlan_priority", "8");
+    options = good();
     options.memory_mib = 1;
     expect_refused(options, "memory_mib", "1");
     options = good();

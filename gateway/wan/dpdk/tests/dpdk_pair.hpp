@@ -25,6 +25,7 @@ struct DpdkPairOptions {
     std::string driver = "af_packet";  // af_packet, af_xdp; memif: between two ports of ours
     bool dpdk_peer = false;            // af_packet, af_xdp: else the kernel's UDP
     int mtu = 1500;
+    uint16_t vlan_id = 0;  // of both ports
 };
 
 // For a memif socket; removed with what is in it.
@@ -52,10 +53,23 @@ class DpdkPair final : public PortPair {
     const NetNamespace& peer_ns() const { return namespaces_[1]; }
     const Clock& clock() const { return clock_; }
 
+    // Our port alone, on an interface of the caller's.
+    static Result<std::unique_ptr<DatagramPort>> open_alone(const std::string& device,
+                                                            uint32_t gateway_ip,
+                                                            const Clock& clock) {
+        wan_dpdk::DpdkOptions options;
+        options.device = device;
+        options.local = {kUs, 4500};
+        options.gateway_ip = gateway_ip;
+        options.memory_mib = kTestMemoryMib;
+        return wan_dpdk::open_dpdk_port(options, clock);
+    }
+
     static std::unique_ptr<DpdkPair> make(const DpdkPairOptions& options, std::string& reason) {
         reason = netns_unavailable_reason();
         if (!reason.empty()) return nullptr;
         auto pair = std::make_unique<DpdkPair>();
+        pair->vlan_id_ = options.vlan_id;
         const Status status =
             options.driver == "memif" ? pair->open_memif(options) : pair->open_veth(options);
         if (status.ok()) return pair;
@@ -99,6 +113,7 @@ class DpdkPair final : public PortPair {
         options.device = device;
         options.local = {ip, 4500};
         options.mtu = static_cast<size_t>(mtu);
+        options.vlan_id = vlan_id_;
         options.memory_mib = kTestMemoryMib;
         auto opened = wan_dpdk::open_dpdk_port(options, clock_);
         if (!opened.ok()) return opened.error();
@@ -108,6 +123,7 @@ class DpdkPair final : public PortPair {
 
     SystemClock clock_;
     std::vector<NetNamespace> namespaces_;
+    uint16_t vlan_id_ = 0;
     std::unique_ptr<DatagramPort> us_, peer_;
 };
 

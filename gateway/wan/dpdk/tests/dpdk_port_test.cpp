@@ -209,6 +209,25 @@ TEST_F(DpdkPortTest, OpeningLeavesTheThreadWhereItWas) {
     EXPECT_TRUE(std::string(port().name()).starts_with("dpdk net_af_packet"));
 }
 
+TEST(DpdkPort, ARouterWithASmallerMtuGivesAHint) {
+    if (const std::string why = netns_unavailable_reason(); !why.empty()) GTEST_SKIP() << why;
+    const auto path = make_routed_path(false, 1300);
+    ASSERT_TRUE(path.ok()) << path.error().message();
+    const SystemClock clock;
+    const ScopedNetns inside(path->us());
+    for (const std::string driver : {"af_packet:va", "af_xdp:va"}) {
+        SCOPED_TRACE(driver);
+        auto port = DpdkPair::open_alone(driver, RoutedPath::kRouter, clock);
+        ASSERT_TRUE(port.ok()) << port.error().message();
+        const UdpAddress far{RoutedPath::kFar, 4500};
+        const PathMtuHint hint = hint_after_sending(**port, far, 1400);
+        EXPECT_EQ(hint.count, 1U);
+        EXPECT_EQ(hint.payload_bytes, 1272U);
+        EXPECT_EQ(hint.to, far);
+        EXPECT_EQ((*port)->counters().rx_mtu_hints, 1U);
+    }
+}
+
 TEST_F(DpdkPortTest, SaysWhyADeviceCannotBeOpened) {
     const SystemClock clock;
     const ScopedNetns inside(pair_->our_ns());

@@ -53,6 +53,18 @@ std::vector<Received> receive_n(DatagramPort& port, DatagramPort& other, size_t 
     return received;
 }
 
+PathMtuHint hint_after_sending(DatagramPort& port, const UdpAddress& to, size_t payload_bytes) {
+    const Bytes payload = pattern(payload_bytes, 1);
+    const std::vector<ByteSpan> batch(3, ByteSpan(payload));
+    const auto deadline = SteadyClock::now() + kGiveUp;
+    while (port.path_mtu_hint().count == 0 && SteadyClock::now() < deadline) {
+        port.send(to, batch);
+        readable(port, 20);
+        drain(port);
+    }
+    return port.path_mtu_hint();
+}
+
 bool warm_up(DatagramPort& a, DatagramPort& b) {
     const std::byte probe{0x55};
     const ByteSpan payload(&probe, 1);
@@ -244,6 +256,15 @@ TEST_P(DatagramPortConformance, ALargerPayloadIsAProgrammerError) {
     const Bytes payload = pattern(port().payload_bytes_max() + 1, 1);
     const ByteSpan span = payload;
     EXPECT_DEATH(port().send(peer().local_address(), {&span, 1}), "payload");
+}
+
+TEST_P(DatagramPortConformance, ACleanLinkGivesNoHintAboutItsMtu) {
+    const Bytes payload = pattern(port().payload_bytes_max(), 1);
+    ASSERT_TRUE(send_one(port(), peer().local_address(), payload));
+    ASSERT_EQ(receive_n(peer(), port(), 1).size(), 1U);
+    drain(port());
+    EXPECT_EQ(port().path_mtu_hint().count, 0U);
+    EXPECT_EQ(port().counters().rx_mtu_hints, 0U);
 }
 
 TEST_P(DatagramPortConformance, HasAName) {
