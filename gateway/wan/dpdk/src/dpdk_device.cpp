@@ -24,10 +24,10 @@ namespace {
 constexpr uint16_t kRxDescriptors = 512;
 constexpr uint16_t kTxDescriptors = 512;
 constexpr unsigned kBuffers = 2047;
-// af_xdp's sockets share the buffers with the kernel: its rings hold 2048 each way at all times.
-constexpr unsigned kBuffersXdp = 8191;
-// A buffer of the sockets may not exceed a page, and half of one serves MTU 1500 best.
+// af_xdp's sockets share the buffers with the kernel: its rings hold 2048 each way.
+constexpr unsigned kBuffersXdp = 5119;
 constexpr size_t kXdpMtuMax = 1500;
+constexpr const char* kPoolOps = "ring_sp_sc";
 constexpr auto kAnyNode = static_cast<unsigned>(SOCKET_ID_ANY);
 constexpr int kSocketDomainPacket = 17;  // AF_PACKET
 constexpr int kSocketDomainXdp = 44;     // AF_XDP
@@ -36,6 +36,33 @@ Error dpdk_error(const std::string& what, int code) {
     std::string text = what + ": " + rte_strerror(code < 0 ? -code : code);
     if (const std::string tail = eal_log_tail(); !tail.empty()) text += "; DPDK said: " + tail;
     return make_error(Errc::unavailable, std::move(text));
+}
+
+// The driver gives the kernel one stretch of memory of "number of buffers times size of a buffer",
+// and DPDK leaves a gap where a buffer would cross a page (4 KiB without hugepages): the buffers
+// behind that stretch would be refused one by one, unnoticed. So each buffer is a page exactly,
+// which is also the largest that the kernel accepts.
+rte_mempool* make_xdp_pool(const char* name) {
+    constexpr unsigned kPage = 4096;
+    rte_mempool_objsz sizes{};
+    constexpr unsigned kNoSpread = RTE_MEMPOOL_F_NO_SPREAD;
+    const unsigned overhead = rte_mempool_calc_obj_size(kPage, kNoSpread, &sizes) - kPage;
+    const unsigned element = kPage - overhead;
+    rte_mempool* pool = rte_mempool_create_empty(
+        name, kBuffersXdp, element, 0, sizeof(rte_pktmbuf_pool_private), SOCKET_ID_ANY, kNoSpread);
+    if (pool == nullptr) return nullptr;
+    rte_pktmbuf_pool_private own{};
+    own.mbuf_data_room_size = static_cast<uint16_t>(element - sizeof(rte_mbuf));
+    if (rte_mempool_set_ops_byname(pool, kPoolOps, nullptr) == 0) {
+        rte_pktmbuf_pool_init(pool, &own);
+        if (rte_mempool_populate_default(pool) >= 0 && pool->nb_mem_chunks == 1) {
+            rte_mempool_obj_iter(pool, rte_pktmbuf_init, nullptr);
+            return pool;
+        }
+        rte_errno = ENOMEM;
+    }
+    rte_mempool_free(pool);
+    return nullptr;
 }
 
 int socket_domain(int fd) {
@@ -179,6 +206,22 @@ Status DpdkDevice::take_device_mtu(const DpdkOptions& options) {
     return {};
 }
 
+Status DpdkDevice::make_pool() {
+    const std::string name = ("evac_" + name_).substr(0, RTE_MEMPOOL_NAMESIZE - 1);
+    // One thread takes and returns all buffers, so the ring needs no atomics.
+    if (plan_.kind == DeviceKind::af_xdp) {
+        pool_ = make_xdp_pool(name.c_str());
+    } else {
+        // af_packet wants the data room to hold a whole ring frame, else the rx queue set-up
+        // returns -12.
+        const size_t room = ring_geometry(mtu_).frame_bytes + RTE_PKTMBUF_HEADROOM;
+        pool_ = rte_pktmbuf_pool_create_by_ops(
+            name.c_str(), kBuffers, 0, 0, static_cast<uint16_t>(room), SOCKET_ID_ANY, kPoolOps);
+    }
+    if (pool_ == nullptr) return dpdk_error("DPDK packet buffers (raise memory_mib)", rte_errno);
+    return {};
+}
+
 Status DpdkDevice::configure() {
     rte_eth_conf configuration{};
     uint16_t rx_descriptors = kRxDescriptors, tx_descriptors = kTxDescriptors;
@@ -189,16 +232,7 @@ Status DpdkDevice::configure() {
         result != 0) {
         return dpdk_error("DPDK descriptor counts of " + name_, result);
     }
-    // af_packet wants the data room to hold a whole ring frame, else the rx queue set-up returns
-    // -12.
-    const size_t room = ring_geometry(mtu_).frame_bytes + RTE_PKTMBUF_HEADROOM;
-    const std::string pool_name = "evac_" + name_;
-    // One thread takes and returns all buffers, so the ring needs no atomics.
-    pool_ =
-        rte_pktmbuf_pool_create_by_ops(pool_name.substr(0, RTE_MEMPOOL_NAMESIZE - 1).c_str(),
-                                       plan_.kind == DeviceKind::af_xdp ? kBuffersXdp : kBuffers, 0,
-                                       0, static_cast<uint16_t>(room), SOCKET_ID_ANY, "ring_sp_sc");
-    if (pool_ == nullptr) return dpdk_error("DPDK packet buffers (raise memory_mib)", rte_errno);
+    EVAC_TRY(make_pool());
     if (int result = rte_eth_rx_queue_setup(port_id_, 0, rx_descriptors, kAnyNode, nullptr, pool_);
         result != 0) {
         return dpdk_error("DPDK receive queue of " + name_, result);

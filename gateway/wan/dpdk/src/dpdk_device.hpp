@@ -42,6 +42,7 @@ class DpdkDevice {
     std::string device_arguments(const DpdkOptions& options);
     Status probe(const DpdkOptions& options);
     Status take_device_mtu(const DpdkOptions& options);
+    Status make_pool();
     Status configure();
     Status start();
 

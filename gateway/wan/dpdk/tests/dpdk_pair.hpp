@@ -51,7 +51,11 @@ class DpdkPair final : public PortPair {
     DatagramPort& peer() override { return *peer_; }
     const NetNamespace& our_ns() const { return namespaces_[0]; }
     const NetNamespace& peer_ns() const { return namespaces_[1]; }
-    const Clock& clock() const { return clock_; }
+    // Afterwards the far end's kernel throws away what our port sends.
+    Status move_peer_away() {
+        return namespaces_[1].run(
+            {"ip", "link", "set", "dev", "vb", "address", "02:00:00:00:00:99"});
+    }
 
     // Our port alone, on an interface of the caller's.
     static Result<std::unique_ptr<DatagramPort>> open_alone(const std::string& device,

@@ -162,6 +162,21 @@ TEST_P(DatagramPortConformance, KeepsOrderWithinAndAcrossBatches) {
     }
 }
 
+TEST_P(DatagramPortConformance, CarriesManyMoreDatagramsThanItHasBuffers) {
+    // A port that leaks a buffer, or has one that the device refuses, stops in the middle.
+    constexpr size_t kBatch = 32, kRounds = 500;
+    for (size_t round = 0; round < kRounds; ++round) {
+        std::vector<Bytes> payloads;
+        for (size_t i = 0; i < kBatch; ++i)
+            payloads.push_back(pattern(40 + i, static_cast<uint8_t>(round + i)));
+        const std::vector<ByteSpan> batch(payloads.begin(), payloads.end());
+        ASSERT_EQ(port().send(peer().local_address(), batch), kBatch) << round;
+        const auto received = receive_n(peer(), port(), kBatch);
+        ASSERT_EQ(received.size(), kBatch) << round;
+        for (size_t i = 0; i < kBatch; ++i) ASSERT_EQ(received[i].payload, payloads[i]) << round;
+    }
+}
+
 TEST_P(DatagramPortConformance, CountsPacketsAndPayloadBytes) {
     const PortCounters tx_before = port().counters(), rx_before = peer().counters();
     const PortCounters rx2_before = port().counters();
