@@ -21,6 +21,8 @@ class DpdkDevice {
     DpdkDevice& operator=(const DpdkDevice&) = delete;
 
     uint16_t port_id() const { return port_id_; }
+    // False only while a memif client has no server. DPDK allows no bursts then.
+    bool started() const { return started_; }
     rte_mempool* pool() const { return pool_; }
     const wan_port::MacAddress& mac() const { return mac_; }
     size_t mtu() const { return mtu_; }
@@ -28,13 +30,23 @@ class DpdkDevice {
     const std::string& name() const { return name_; }
     // Packets that the device's ring had no room for since open. A system call: not per packet.
     uint64_t read_ring_drops();
+    // memif: the other side may come and go. Looks whether it is there, and connects a client again
+    // when it is gone and `may_connect`. True when a connection has come up since the last call
+    // (then our address wants announcing). Nothing to do for the other devices. Not per packet.
+    bool watch_link(bool may_connect);
+    bool link_up() const { return link_up_; }
 
   private:
     DpdkDevice() = default;
-    Status probe(const DpdkOptions& options, const DevicePlan& plan, size_t interface_mtu);
+    Status plan_mtu(const DpdkOptions& options, size_t interface_mtu);
+    std::string device_arguments(const DpdkOptions& options);
+    Status probe(const DpdkOptions& options);
+    Status take_device_mtu(const DpdkOptions& options);
+    Status make_pool();
     Status configure();
     Status start();
 
+    DevicePlan plan_;
     std::string name_;
     bool probed_ = false, started_ = false;
     uint16_t port_id_ = 0;
@@ -42,7 +54,8 @@ class DpdkDevice {
     wan_port::MacAddress mac_{};
     size_t mtu_ = 0;
     int wait_fd_ = -1;
-    bool wait_fd_is_packet_ = false;
+    int wait_domain_ = 0;  // of wait_fd_
+    bool link_up_ = true;  // memif starts without
     uint64_t ring_drops_ = 0;
 };
 

@@ -26,7 +26,7 @@ constexpr size_t kBatch = 32;
 // receive() looks at so many frames beyond its budget at most, so that a flood of frames that are
 // not ours cannot hold the packet loop.
 constexpr size_t kForeignFramesMax = 64;
-constexpr uint64_t kRingDropsPeriodNs = kNsPerSecond;
+constexpr uint64_t kLookPeriodNs = kNsPerSecond;  // at ring drops, and at memif's other side
 constexpr size_t kFrameBytesMax = 9216;
 
 class DpdkPort final : public DatagramPort {
@@ -34,12 +34,16 @@ class DpdkPort final : public DatagramPort {
     DpdkPort(std::unique_ptr<DpdkDevice> device, const DpdkOptions& options, const Clock& clock)
         : device_(std::move(device)),
           clock_(clock),
-          host_({device_->mac(), options.local, options.prefix_length, options.gateway_ip}),
+          host_({device_->mac(),
+                 options.local,
+                 options.prefix_length,
+                 options.gateway_ip,
+                 {options.vlan_id, options.vlan_priority}}),
           payload_bytes_max_(device_->mtu() - wan_port::kIpv4HeaderBytes -
                              wan_port::kUdpHeaderBytes),
           name_("dpdk " + device_->name()) {
-        std::array<std::byte, wan_port::kArpFrameBytes> frame;
-        send_frame(ByteSpan(frame).first(host_.write_announcement(frame)));
+        looked_ns_ = clock_.now_ns();  // a connection being made is left alone
+        announce();
     }
 
     size_t send(const UdpAddress& to,
@@ -47,7 +51,7 @@ class DpdkPort final : public DatagramPort {
         const uint64_t now_ns = clock_.now_ns();
         const UdpFlow* flow = host_.flow_to(to, now_ns);
         send_due_requests(now_ns);
-        if (flow == nullptr) {
+        if (flow == nullptr || !device_->link_up()) {
             counters_.tx_dropped += datagrams.size();
             return datagrams.size();
         }
@@ -65,7 +69,7 @@ class DpdkPort final : public DatagramPort {
         const uint64_t now_ns = clock_.now_ns();
         send_due_requests(now_ns);
         size_t handed = 0, foreign = 0;
-        while (handed < budget && foreign < kForeignFramesMax) {
+        while (handed < budget && foreign < kForeignFramesMax && device_->started()) {
             std::array<rte_mbuf*, kBatch> frames;
             const auto wanted = static_cast<uint16_t>(std::min(kBatch, budget - handed));
             const uint16_t got = rte_eth_rx_burst(device_->port_id(), 0, frames.data(), wanted);
@@ -76,15 +80,19 @@ class DpdkPort final : public DatagramPort {
             }
             if (got < wanted) break;
         }
-        if (now_ns - ring_drops_read_ns_ >= kRingDropsPeriodNs) {
-            ring_drops_read_ns_ = now_ns;
+        if (now_ns - looked_ns_ >= kLookPeriodNs) {
+            looked_ns_ = now_ns;
+            if (device_->watch_link(true)) announce();
             counters_.rx_ring_dropped = device_->read_ring_drops();
+        } else if (!device_->link_up() && device_->watch_link(false)) {
+            announce();
         }
         return handed;
     }
 
     int wait_fd() const override { return device_->wait_fd(); }
     size_t payload_bytes_max() const override { return payload_bytes_max_; }
+    wan_port::PathMtuHint path_mtu_hint() const override { return host_.path_mtu_hint(); }
     UdpAddress local_address() const override { return host_.options().local; }
     const PortCounters& counters() const override { return counters_; }
     const char* name() const override { return name_.c_str(); }
@@ -96,7 +104,7 @@ class DpdkPort final : public DatagramPort {
         if (rte_pktmbuf_alloc_bulk(device_->pool(), frames.data(), count) != 0) return 0;
         for (size_t i = 0; i < count; ++i) {
             EVAC_ASSERT(datagrams[i].size() <= payload_bytes_max_);
-            const size_t frame_bytes = wan_port::kUdpFrameHeaderBytes + datagrams[i].size();
+            const size_t frame_bytes = flow.header_bytes() + datagrams[i].size();
             auto* start = reinterpret_cast<std::byte*>(
                 rte_pktmbuf_append(frames[i], static_cast<uint16_t>(frame_bytes)));
             EVAC_ASSERT(start != nullptr);
@@ -113,6 +121,7 @@ class DpdkPort final : public DatagramPort {
 
     // Frames of our own (ARP, ICMP): rare, best effort.
     void send_frame(ByteSpan frame) {
+        if (!device_->started()) return;
         rte_mbuf* buffer = rte_pktmbuf_alloc(device_->pool());
         if (buffer == nullptr) return;
         char* start = rte_pktmbuf_append(buffer, static_cast<uint16_t>(frame.size()));
@@ -124,8 +133,13 @@ class DpdkPort final : public DatagramPort {
         if (rte_eth_tx_burst(device_->port_id(), 0, &buffer, 1) == 0) rte_pktmbuf_free(buffer);
     }
 
+    void announce() {
+        std::array<std::byte, wan_port::kArpFrameBytesMax> frame;
+        send_frame(ByteSpan(frame).first(host_.write_announcement(frame)));
+    }
+
     void send_due_requests(uint64_t now_ns) {
-        std::array<std::byte, wan_port::kArpFrameBytes> frame;
+        std::array<std::byte, wan_port::kArpFrameBytesMax> frame;
         while (const size_t size = host_.write_due_request(now_ns, frame)) {
             send_frame(ByteSpan(frame).first(size));
         }
@@ -133,20 +147,20 @@ class DpdkPort final : public DatagramPort {
 
     // Whether it was a datagram for us.
     bool take_frame(const rte_mbuf& frame, uint64_t now_ns, const DatagramHandler& handler) {
-        // Drivers take the VLAN tag out of the frame; a tagged one is not on our network.
-        if ((frame.ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) != 0) {
-            ++counters_.rx_not_ours;
-            return false;
-        }
         // Only a device that scatters makes more than one segment; that is never asked for.
         if (frame.nb_segs != 1) {
             ++counters_.rx_malformed;
             return false;
         }
         const ByteSpan bytes{rte_pktmbuf_mtod(&frame, const std::byte*), frame.data_len};
-        const std::span<std::byte> reply{reply_.data(),
-                                         device_->mtu() + wan_port::kEthernetHeaderBytes};
-        const Ipv4Host::Input input = host_.handle(bytes, now_ns, reply, counters_);
+        const std::span<std::byte> reply{
+            reply_.data(),
+            device_->mtu() + wan_port::kEthernetHeaderBytes + wan_port::kVlanTagBytes};
+        // Some drivers take the tag out of the frame.
+        const bool stripped = (frame.ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) != 0;
+        const wan_port::VlanTag tag = wan_port::vlan_tag_of(frame.vlan_tci);
+        const Ipv4Host::Input input =
+            host_.handle(bytes, now_ns, reply, counters_, stripped ? &tag : nullptr);
         if (input.reply_bytes != 0) send_frame(ByteSpan(reply).first(input.reply_bytes));
         if (input.is_datagram) handler(input.from, input.payload);
         return input.is_datagram;
@@ -158,7 +172,7 @@ class DpdkPort final : public DatagramPort {
     const size_t payload_bytes_max_;
     const std::string name_;
     PortCounters counters_;
-    uint64_t ring_drops_read_ns_ = 0;
+    uint64_t looked_ns_ = 0;
     std::array<std::byte, kFrameBytesMax> reply_{};
 };
 

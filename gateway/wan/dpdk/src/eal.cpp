@@ -1,20 +1,33 @@
 #include "eal.hpp"
 
+#include <dlfcn.h>
 #include <pthread.h>
+#include <rte_alarm.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_log.h>
 #include <sched.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdarg>
 #include <cstdio>
+#include <memory>
 #include <mutex>
 #include <optional>
+#include <semaphore>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace evac::wan_dpdk {
 namespace {
 
 constexpr size_t kLogTailBytes = 2048;
+constexpr auto kInterruptThreadPatience = std::chrono::seconds(1);
 
 // DPDK logs from its own threads too, hence the lock; nothing of ours logs through here.
 class LogTail {
@@ -45,8 +58,37 @@ LogTail& log_tail() {
 }
 
 ssize_t write_log(void*, const char* text, size_t size) {
+    // The last words of a process that DPDK aborts; the reason comes in a second write.
+    static std::atomic<bool> panic = false;
+    if (std::string_view(text, size).find("PANIC in") != std::string_view::npos) panic = true;
+    if (panic) {
+        [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text, size);
+    }
     log_tail().append(text, size);
     return static_cast<ssize_t>(size);
+}
+
+// libbpf and libxdp (of the af_xdp driver) print to standard error by themselves. They are loaded
+// by DPDK's plugin, or not at all, so they are asked by name.
+int keep_text(int, const char* format, std::va_list arguments) {
+    std::array<char, 512> text;
+    const int size = std::vsnprintf(text.data(), text.size(), format, arguments);
+    if (size > 0)
+        log_tail().append(text.data(), std::min(static_cast<size_t>(size), text.size() - 1));
+    return size;
+}
+
+void redirect_bpf_libraries() {
+    using Printer = int (*)(int, const char*, std::va_list);
+    using SetPrinter = Printer (*)(Printer);
+    constexpr std::pair<const char*, const char*> kSetters[] = {
+        {"libbpf.so.1", "libbpf_set_print"}, {"libxdp.so.1", "libxdp_set_print"}};
+    for (const auto& [library, function] : kSetters) {
+        void* loaded = ::dlopen(library, RTLD_NOLOAD | RTLD_LAZY);
+        if (loaded == nullptr) continue;
+        if (void* set = ::dlsym(loaded, function)) reinterpret_cast<SetPrinter>(set)(keep_text);
+        ::dlclose(loaded);
+    }
 }
 
 Status redirect_log() {
@@ -107,6 +149,7 @@ Status eal_init(const EalOptions& options) {
     // The EAL pins the calling thread to its main core; the loop's thread is ours to place.
     ::pthread_setaffinity_np(::pthread_self(), sizeof allowed, &allowed);
     ::pthread_setname_np(::pthread_self(), thread_name);
+    redirect_bpf_libraries();
     if (result < 0) {
         return make_error(Errc::unavailable, std::string("DPDK EAL cannot start: ") +
                                                  rte_strerror(rte_errno) +
@@ -121,6 +164,30 @@ Status eal_init_once(const EalOptions& options) {
     static std::optional<Status> outcome;
     if (!outcome.has_value()) outcome = eal_init(options);
     return *outcome;
+}
+
+bool run_on_interrupt_thread(const std::function<void()>& work) {
+    struct Call {
+        std::function<void()> work;
+        std::binary_semaphore done{0};
+    };
+    using Shared = std::shared_ptr<Call>;
+    const auto run = [](void* argument) {
+        const std::unique_ptr<Shared> waiting(static_cast<Shared*>(argument));
+        (*waiting)->work();
+        (*waiting)->done.release();
+    };
+    // The second, empty call returns in a later round of the thread's loop: until then it may hold
+    // events of descriptors that `work` closed, and whose numbers the caller must not use again.
+    for (const std::function<void()>& each : {work, std::function<void()>([] {})}) {
+        const auto call = std::make_shared<Call>();
+        call->work = each;
+        auto argument = std::make_unique<Shared>(call);
+        if (rte_eal_alarm_set(1, run, argument.get()) != 0) return false;
+        [[maybe_unused]] const auto* handed_over = argument.release();
+        if (!call->done.try_acquire_for(kInterruptThreadPatience)) return false;
+    }
+    return true;
 }
 
 std::string eal_log_tail() {

@@ -12,15 +12,12 @@
 #include <chrono>
 #include <thread>
 
-#include "conformance.hpp"
+#include "dpdk_pair.hpp"
 #include "evac/wan_port/frame_codec.hpp"
-#include "evac/wan_port/kernel_udp_port.hpp"
-#include "netns.hpp"
 
 namespace evac::wan_port::testing {
 namespace {
 
-constexpr uint32_t kUs = 0x0a4d0001, kPeer = 0x0a4d0002;
 constexpr int kGiveUpMs = 5000;  // a bound on failure, not a requirement on speed
 
 cpu_set_t own_affinity() {
@@ -31,77 +28,11 @@ cpu_set_t own_affinity() {
 }
 const cpu_set_t kAffinityAtStart = own_affinity();  // before any test opened a port
 
-// Our port has no kernel address on its interface; the peer end is another DPDK port or the
-// kernel's.
-class DpdkPair final : public PortPair {
-  public:
-    DatagramPort& port() override { return *us_; }
-    DatagramPort& peer() override { return *peer_; }
-    const NetNamespace& peer_ns() const { return namespaces_[1]; }
-    const NetNamespace& our_ns() const { return namespaces_[0]; }
-
-    static std::unique_ptr<DpdkPair> make(bool dpdk_peer, int mtu, std::string& reason) {
-        reason = netns_unavailable_reason();
-        if (!reason.empty()) return nullptr;
-        auto pair = std::make_unique<DpdkPair>();
-        const Status status = pair->open(dpdk_peer, mtu);
-        if (status.ok()) return pair;
-        ADD_FAILURE() << status.error().message();
-        return nullptr;
-    }
-
-  private:
-    Status open(bool dpdk_peer, int mtu) {
-        for (int i = 0; i < 2; ++i) {
-            auto ns = NetNamespace::create();
-            if (!ns.ok()) return ns.error();
-            namespaces_.push_back(std::move(*ns));
-        }
-        EVAC_TRY(make_veth({&namespaces_[0], "va", ""},
-                           {&namespaces_[1], "vb", dpdk_peer ? "" : "10.77.0.2/24"}, mtu));
-        EVAC_TRY(open_dpdk(namespaces_[0], "va", kUs, us_));
-        if (dpdk_peer) return open_dpdk(namespaces_[1], "vb", kPeer, peer_);
-        const ScopedNetns inside(namespaces_[1]);
-        auto kernel =
-            open_kernel_udp_port({.local = {kPeer, 4500}, .mtu = static_cast<size_t>(mtu)});
-        if (!kernel.ok()) return kernel.error();
-        peer_ = std::move(*kernel);
-        return {};
-    }
-
-    Status open_dpdk(const NetNamespace& ns, const std::string& interface, uint32_t ip,
-                     std::unique_ptr<DatagramPort>& port) {
-        const ScopedNetns inside(ns);
-        wan_dpdk::DpdkOptions options;
-        options.device = "af_packet:" + interface;
-        options.local = {ip, 4500};
-        // Room for both ports of this process.
-        options.memory_mib = 128;
-        auto opened = wan_dpdk::open_dpdk_port(options, clock_);
-        if (!opened.ok()) return opened.error();
-        port = std::move(*opened);
-        return {};
-    }
-
-    SystemClock clock_;
-    std::vector<NetNamespace> namespaces_;
-    std::unique_ptr<DatagramPort> us_, peer_;
-};
-
-INSTANTIATE_TEST_SUITE_P(
-    Dpdk, DatagramPortConformance,
-    ::testing::Values(
-        PortPairMaker{"to_kernel",
-                      [](std::string& why) { return DpdkPair::make(false, 1500, why); }},
-        PortPairMaker{"to_dpdk", [](std::string& why) { return DpdkPair::make(true, 1500, why); }},
-        PortPairMaker{"jumbo", [](std::string& why) { return DpdkPair::make(false, 9000, why); }}),
-    [](const auto& info) { return info.param.name; });
-
 class DpdkPortTest : public ::testing::Test {
   protected:
     void SetUp() override {
         std::string reason;
-        pair_ = DpdkPair::make(false, 1500, reason);
+        pair_ = DpdkPair::make({}, reason);
         if (pair_ == nullptr) GTEST_SKIP() << reason;
         ASSERT_TRUE(warm_up(port(), pair_->peer()));
     }
@@ -276,6 +207,25 @@ TEST_F(DpdkPortTest, OpeningLeavesTheThreadWhereItWas) {
     EXPECT_TRUE(CPU_EQUAL(&now, &kAffinityAtStart));
     EXPECT_GE(port().wait_fd(), 0);
     EXPECT_TRUE(std::string(port().name()).starts_with("dpdk net_af_packet"));
+}
+
+TEST(DpdkPort, ARouterWithASmallerMtuGivesAHint) {
+    if (const std::string why = netns_unavailable_reason(); !why.empty()) GTEST_SKIP() << why;
+    const auto path = make_routed_path(false, 1300);
+    ASSERT_TRUE(path.ok()) << path.error().message();
+    const SystemClock clock;
+    const ScopedNetns inside(path->us());
+    for (const std::string driver : {"af_packet:va", "af_xdp:va"}) {
+        SCOPED_TRACE(driver);
+        auto port = DpdkPair::open_alone(driver, RoutedPath::kRouter, clock);
+        ASSERT_TRUE(port.ok()) << port.error().message();
+        const UdpAddress far{RoutedPath::kFar, 4500};
+        const PathMtuHint hint = hint_after_sending(**port, far, 1400);
+        EXPECT_EQ(hint.count, 1U);
+        EXPECT_EQ(hint.payload_bytes, 1272U);
+        EXPECT_EQ(hint.to, far);
+        EXPECT_EQ((*port)->counters().rx_mtu_hints, 1U);
+    }
 }
 
 TEST_F(DpdkPortTest, SaysWhyADeviceCannotBeOpened) {

@@ -9,12 +9,16 @@ namespace {
 
 constexpr uint16_t kEtherTypeIpv4 = 0x0800;
 constexpr uint16_t kEtherTypeArp = 0x0806;
+constexpr uint16_t kEtherTypeVlan = 0x8100;
+constexpr uint16_t kVlanIdMask = 0x0fff;
 constexpr uint8_t kProtocolIcmp = 1;
 constexpr uint8_t kProtocolUdp = 17;
 constexpr uint8_t kTtl = 64;
 constexpr uint16_t kDontFragment = 0x4000;
 constexpr uint16_t kFragmentBits = 0x3fff;  // more-fragments and the offset
 constexpr uint8_t kIcmpEchoRequest = 8;
+constexpr uint8_t kIcmpUnreachable = 3;
+constexpr uint8_t kIcmpFragmentationNeeded = 4;
 constexpr size_t kIcmpHeaderBytes = 8;
 constexpr uint16_t kArpRequest = 1;
 constexpr uint16_t kArpReply = 2;
@@ -47,10 +51,18 @@ void put32(std::byte* at, uint32_t value) {
     put16(at + 2, static_cast<uint16_t>(value & 0xffff));
 }
 
-void put_ethernet(std::byte* out, const MacAddress& dst, const MacAddress& src, uint16_t type) {
+// Returns the header's size.
+size_t put_ethernet(std::byte* out, const MacAddress& dst, const MacAddress& src,
+                    const VlanTag& vlan, uint16_t type) {
     std::memcpy(out, dst.data(), dst.size());
     std::memcpy(out + 6, src.data(), src.size());
+    if (vlan.present()) {
+        put16(out + 12, kEtherTypeVlan);
+        put16(out + 14, static_cast<uint16_t>((vlan.priority << 13) | (vlan.id & kVlanIdMask)));
+        out += kVlanTagBytes;
+    }
     put16(out + 12, type);
+    return kEthernetHeaderBytes + (vlan.present() ? kVlanTagBytes : 0);
 }
 
 void put_ipv4(std::byte* out, uint8_t protocol, uint32_t src, uint32_t dst, uint16_t id,
@@ -116,9 +128,33 @@ DecodedFrame decode_udp(DecodedFrame frame, ByteSpan udp) {
     return with_kind(frame, FrameKind::udp);
 }
 
+// RFC 1191: type, code, checksum, 2 unused bytes, next hop's MTU, then the IP header and at least 8
+// bytes of the packet that was too large. Routers may quote more, and may have changed TTL and
+// header checksum: neither is looked at.
+DecodedFrame decode_too_big(DecodedFrame frame, ByteSpan icmp) {
+    const ByteSpan ip = icmp.subspan(kIcmpHeaderBytes);
+    if (ip.size() < kIpv4HeaderBytes) return with_kind(frame, FrameKind::malformed);
+    const size_t header_bytes = size_t{get8(ip, 0) & 0x0fU} * 4;
+    if ((get8(ip, 0) >> 4) != 4 || header_bytes < kIpv4HeaderBytes ||
+        ip.size() < header_bytes + kUdpHeaderBytes) {
+        return with_kind(frame, FrameKind::malformed);
+    }
+    if (get8(ip, 9) != kProtocolUdp || (get16(ip, 6) & kFragmentBits) != 0) {
+        return with_kind(frame, FrameKind::other);
+    }
+    frame.quoted.src = {get32(ip, 12), get16(ip, header_bytes)};
+    frame.quoted.dst = {get32(ip, 16), get16(ip, header_bytes + 2)};
+    frame.quoted.ip_bytes = get16(ip, 2);
+    frame.quoted.next_hop_mtu = get16(icmp, 6);
+    return with_kind(frame, FrameKind::icmp_too_big);
+}
+
 DecodedFrame decode_icmp(DecodedFrame frame, ByteSpan icmp) {
     if (icmp.size() < kIcmpHeaderBytes) return with_kind(frame, FrameKind::malformed);
     if (checksum_fold(checksum_sum(icmp)) != 0) return with_kind(frame, FrameKind::bad_checksum);
+    if (get8(icmp, 0) == kIcmpUnreachable && get8(icmp, 1) == kIcmpFragmentationNeeded) {
+        return decode_too_big(frame, icmp);
+    }
     if (get8(icmp, 0) != kIcmpEchoRequest || get8(icmp, 1) != 0) {
         return with_kind(frame, FrameKind::other);
     }
@@ -151,10 +187,11 @@ DecodedFrame decode_ipv4(DecodedFrame frame, ByteSpan ip) {
 }
 
 size_t encode_arp(uint16_t operation, const MacAddress& mac, uint32_t ip, const MacAddress& to_mac,
-                  uint32_t to_ip, std::span<std::byte> out) {
-    EVAC_ASSERT(out.size() >= kArpFrameBytes);
-    put_ethernet(out.data(), operation == kArpRequest ? kBroadcastMac : to_mac, mac, kEtherTypeArp);
-    std::byte* arp = out.data() + kEthernetHeaderBytes;
+                  uint32_t to_ip, std::span<std::byte> out, const VlanTag& vlan) {
+    EVAC_ASSERT(out.size() >= kArpFrameBytes + (vlan.present() ? kVlanTagBytes : 0));
+    const size_t header_bytes = put_ethernet(
+        out.data(), operation == kArpRequest ? kBroadcastMac : to_mac, mac, vlan, kEtherTypeArp);
+    std::byte* arp = out.data() + header_bytes;
     put16(arp, 1);  // Ethernet
     put16(arp + 2, kEtherTypeIpv4);
     put8(arp + 4, 6);
@@ -164,7 +201,7 @@ size_t encode_arp(uint16_t operation, const MacAddress& mac, uint32_t ip, const 
     put32(arp + 14, ip);
     std::memcpy(arp + 18, to_mac.data(), to_mac.size());
     put32(arp + 24, to_ip);
-    return kArpFrameBytes;
+    return header_bytes + kArpFrameBytes - kEthernetHeaderBytes;
 }
 
 }  // namespace
@@ -211,13 +248,24 @@ uint16_t checksum_fold(uint64_t sum) {
     return static_cast<uint16_t>(~sum & 0xffff);
 }
 
+VlanTag vlan_tag_of(uint16_t tci) {
+    return {static_cast<uint16_t>(tci & kVlanIdMask), static_cast<uint8_t>(tci >> 13)};
+}
+
 DecodedFrame decode_frame(ByteSpan frame) {
     DecodedFrame decoded;
     if (frame.size() < kEthernetHeaderBytes) return decoded;
     decoded.dst_mac = get_mac(frame, 0);
     decoded.src_mac = get_mac(frame, 6);
-    const uint16_t type = get16(frame, 12);
-    const ByteSpan body = frame.subspan(kEthernetHeaderBytes);
+    uint16_t type = get16(frame, 12);
+    ByteSpan body = frame.subspan(kEthernetHeaderBytes);
+    if (type == kEtherTypeVlan) {
+        if (body.size() < kVlanTagBytes) return decoded;
+        decoded.tagged = true;
+        decoded.vlan = vlan_tag_of(get16(body, 0));
+        type = get16(body, 2);
+        body = body.subspan(kVlanTagBytes);
+    }
     if (type == kEtherTypeIpv4) return decode_ipv4(decoded, body);
     if (type == kEtherTypeArp) return decode_arp(decoded, body);
     return with_kind(decoded, FrameKind::other);
@@ -227,11 +275,11 @@ size_t encode_udp_frame(const UdpFlow& flow, uint16_t ip_id, ByteSpan payload,
                         std::span<std::byte> out) {
     const size_t udp_bytes = kUdpHeaderBytes + payload.size();
     EVAC_ASSERT(udp_bytes + kIpv4HeaderBytes <= 0xffff);
-    EVAC_ASSERT(out.size() >= kUdpFrameHeaderBytes + payload.size());
-    put_ethernet(out.data(), flow.dst_mac, flow.src_mac, kEtherTypeIpv4);
-    put_ipv4(out.data() + kEthernetHeaderBytes, kProtocolUdp, flow.src.ip, flow.dst.ip, ip_id,
-             kIpv4HeaderBytes + udp_bytes);
-    std::byte* udp = out.data() + kEthernetHeaderBytes + kIpv4HeaderBytes;
+    EVAC_ASSERT(out.size() >= flow.header_bytes() + payload.size());
+    std::byte* ip = out.data() +
+                    put_ethernet(out.data(), flow.dst_mac, flow.src_mac, flow.vlan, kEtherTypeIpv4);
+    put_ipv4(ip, kProtocolUdp, flow.src.ip, flow.dst.ip, ip_id, kIpv4HeaderBytes + udp_bytes);
+    std::byte* udp = ip + kIpv4HeaderBytes;
     put16(udp, flow.src.port);
     put16(udp + 2, flow.dst.port);
     put16(udp + 4, static_cast<uint16_t>(udp_bytes));
@@ -241,27 +289,30 @@ size_t encode_udp_frame(const UdpFlow& flow, uint16_t ip_id, ByteSpan payload,
         checksum_fold(pseudo_header_sum(flow.src.ip, flow.dst.ip, kProtocolUdp, udp_bytes) +
                       checksum_sum({udp, udp_bytes}));
     put16(udp + 6, checksum == 0 ? 0xffff : checksum);  // 0 would mean "no checksum"
-    return kUdpFrameHeaderBytes + payload.size();
+    return flow.header_bytes() + payload.size();
 }
 
 size_t encode_arp_request(const MacAddress& mac, uint32_t ip, uint32_t wanted_ip,
-                          std::span<std::byte> out) {
-    return encode_arp(kArpRequest, mac, ip, MacAddress{}, wanted_ip, out);
+                          std::span<std::byte> out, const VlanTag& vlan) {
+    return encode_arp(kArpRequest, mac, ip, MacAddress{}, wanted_ip, out, vlan);
 }
 
 size_t encode_arp_reply(const MacAddress& mac, uint32_t ip, const MacAddress& to_mac,
-                        uint32_t to_ip, std::span<std::byte> out) {
-    return encode_arp(kArpReply, mac, ip, to_mac, to_ip, out);
+                        uint32_t to_ip, std::span<std::byte> out, const VlanTag& vlan) {
+    return encode_arp(kArpReply, mac, ip, to_mac, to_ip, out, vlan);
 }
 
-size_t encode_icmp_echo_reply(const DecodedFrame& request, std::span<std::byte> out) {
-    const size_t frame_bytes = kEthernetHeaderBytes + kIpv4HeaderBytes + request.payload.size();
+size_t encode_icmp_echo_reply(const DecodedFrame& request, std::span<std::byte> out,
+                              const VlanTag& vlan) {
+    const size_t frame_bytes = kEthernetHeaderBytes + (vlan.present() ? kVlanTagBytes : 0) +
+                               kIpv4HeaderBytes + request.payload.size();
     EVAC_ASSERT(request.payload.size() >= kIcmpHeaderBytes);
     EVAC_ASSERT(out.size() >= frame_bytes);
-    put_ethernet(out.data(), request.src_mac, request.dst_mac, kEtherTypeIpv4);
-    put_ipv4(out.data() + kEthernetHeaderBytes, kProtocolIcmp, request.dst_ip, request.src_ip, 0,
+    std::byte* ip = out.data() + put_ethernet(out.data(), request.src_mac, request.dst_mac, vlan,
+                                              kEtherTypeIpv4);
+    put_ipv4(ip, kProtocolIcmp, request.dst_ip, request.src_ip, 0,
              kIpv4HeaderBytes + request.payload.size());
-    std::byte* icmp = out.data() + kEthernetHeaderBytes + kIpv4HeaderBytes;
+    std::byte* icmp = ip + kIpv4HeaderBytes;
     std::memcpy(icmp, request.payload.data(), request.payload.size());
     put8(icmp, 0);  // echo reply
     put16(icmp + 2, 0);

@@ -18,6 +18,7 @@ Ipv4Host::Ipv4Host(const Ipv4HostOptions& options)
     EVAC_ASSERT(options.prefix_length <= 32);
     flow_.src_mac = options.mac;
     flow_.src = options.local;
+    flow_.vlan = options.vlan;
 }
 
 bool Ipv4Host::on_link(uint32_t ip) const {
@@ -86,19 +87,64 @@ size_t Ipv4Host::write_due_request(uint64_t now_ns, std::span<std::byte> out) {
         if (neighbour.ever_asked && now_ns - neighbour.asked_ns < kArpRetryNs) continue;
         neighbour.ever_asked = true;
         neighbour.asked_ns = now_ns;
-        return encode_arp_request(options_.mac, options_.local.ip, neighbour.ip, out);
+        return encode_arp_request(options_.mac, options_.local.ip, neighbour.ip, out,
+                                  options_.vlan);
     }
     return 0;
 }
 
 size_t Ipv4Host::write_announcement(std::span<std::byte> out) const {
-    return encode_arp_request(options_.mac, options_.local.ip, options_.local.ip, out);
+    return encode_arp_request(options_.mac, options_.local.ip, options_.local.ip, out,
+                              options_.vlan);
+}
+
+bool Ipv4Host::on_our_vlan(const DecodedFrame& decoded, const VlanTag* stripped) const {
+    const uint16_t id = stripped != nullptr ? stripped->id : decoded.vlan.id;
+    // Both: a tag inside a tag.
+    if (stripped != nullptr && decoded.tagged) return false;
+    return id == options_.vlan.id;
+}
+
+Ipv4Host::Input Ipv4Host::handle_arp(const DecodedFrame& decoded, uint64_t now_ns,
+                                     std::span<std::byte> reply) {
+    Input input;
+    const bool asks_us = decoded.dst_ip == options_.local.ip;
+    const bool request = decoded.kind == FrameKind::arp_request;
+    learn(decoded.src_ip, decoded.src_mac, request && asks_us, now_ns);
+    if (request && asks_us && is_usable_mac(decoded.src_mac) && reply.size() >= kArpFrameBytesMax) {
+        input.reply_bytes = encode_arp_reply(options_.mac, options_.local.ip, decoded.src_mac,
+                                             decoded.src_ip, reply, options_.vlan);
+    }
+    return input;
+}
+
+bool Ipv4Host::take_hint(const DecodedFrame& decoded, uint64_t now_ns) {
+    const DecodedFrame::Quoted& quoted = decoded.quoted;
+    if (!(quoted.src == options_.local) || !(quoted.dst == flow_.dst)) return false;
+    // A hop that says what it takes, and it is less than what it was given.
+    constexpr size_t kHeaders = kIpv4HeaderBytes + kUdpHeaderBytes;
+    if (quoted.next_hop_mtu < kPathMtuHintMin + kHeaders ||
+        quoted.next_hop_mtu >= quoted.ip_bytes) {
+        return false;
+    }
+    if (hint_.count != 0 && now_ns - hint_ns_ < kMtuHintGapNs) return false;
+    hint_ns_ = now_ns;
+    hint_ = {quoted.dst, quoted.next_hop_mtu - kHeaders, hint_.count + 1};
+    return true;
 }
 
 Ipv4Host::Input Ipv4Host::handle(ByteSpan frame, uint64_t now_ns, std::span<std::byte> reply,
-                                 PortCounters& counters) {
+                                 PortCounters& counters, const VlanTag* stripped) {
     Input input;
     const DecodedFrame decoded = decode_frame(frame);
+    if (decoded.kind == FrameKind::malformed) {
+        ++counters.rx_malformed;
+        return input;
+    }
+    if (!on_our_vlan(decoded, stripped)) {
+        ++counters.rx_not_ours;
+        return input;
+    }
     const bool to_us = decoded.dst_ip == options_.local.ip && decoded.dst_mac == options_.mac;
     switch (decoded.kind) {
         case FrameKind::udp:
@@ -110,31 +156,25 @@ Ipv4Host::Input Ipv4Host::handle(ByteSpan frame, uint64_t now_ns, std::span<std:
             counters.rx_bytes += decoded.payload.size();
             return input;
         case FrameKind::arp_request:
-        case FrameKind::arp_reply: {
-            const bool asks_us = decoded.dst_ip == options_.local.ip;
-            const bool request = decoded.kind == FrameKind::arp_request;
-            learn(decoded.src_ip, decoded.src_mac, request && asks_us, now_ns);
-            if (request && asks_us && is_usable_mac(decoded.src_mac) &&
-                reply.size() >= kArpFrameBytes) {
-                input.reply_bytes = encode_arp_reply(options_.mac, options_.local.ip,
-                                                     decoded.src_mac, decoded.src_ip, reply);
-            }
-            return input;
-        }
+        case FrameKind::arp_reply:
+            return handle_arp(decoded, now_ns, reply);
         case FrameKind::icmp_echo_request:
             if (!to_us || !is_usable_mac(decoded.src_mac)) break;
-            if (reply.size() >= kEthernetHeaderBytes + kIpv4HeaderBytes + decoded.payload.size()) {
-                input.reply_bytes = encode_icmp_echo_reply(decoded, reply);
+            if (reply.size() >=
+                kEthernetHeaderBytes + kVlanTagBytes + kIpv4HeaderBytes + decoded.payload.size()) {
+                input.reply_bytes = encode_icmp_echo_reply(decoded, reply, options_.vlan);
             }
             return input;
-        case FrameKind::other:
-            break;
-        case FrameKind::malformed:
-            ++counters.rx_malformed;
+        case FrameKind::icmp_too_big:
+            if (!to_us || !take_hint(decoded, now_ns)) break;
+            ++counters.rx_mtu_hints;
             return input;
         case FrameKind::bad_checksum:
             ++counters.rx_bad_checksum;
             return input;
+        case FrameKind::malformed:
+        case FrameKind::other:
+            break;
     }
     ++counters.rx_not_ours;
     return input;

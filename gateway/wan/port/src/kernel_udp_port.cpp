@@ -1,6 +1,7 @@
 #include "evac/wan_port/kernel_udp_port.hpp"
 
 #include <arpa/inet.h>
+#include <linux/errqueue.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <sys/socket.h>
@@ -26,6 +27,8 @@ constexpr size_t kDatagramBytesMax = 65536;
 // With UDP_GRO each message may bring 64 KiB, so few messages are enough; without, one datagram
 // each.
 constexpr size_t kGroMessages = 8;
+// Errors (ICMP about earlier datagrams) read at a time: a flood of them must not hold the loop.
+constexpr int kErrorsMax = 16;
 
 sockaddr_in to_sockaddr(const UdpAddress& address) {
     sockaddr_in result{};
@@ -79,6 +82,7 @@ class KernelUdpPort final : public DatagramPort {
     }
 
     int wait_fd() const override { return fd_.get(); }
+    PathMtuHint path_mtu_hint() const override { return hint_; }
     size_t payload_bytes_max() const override { return payload_bytes_max_; }
     UdpAddress local_address() const override { return local_; }
     const PortCounters& counters() const override { return counters_; }
@@ -123,6 +127,7 @@ class KernelUdpPort final : public DatagramPort {
     // One sendmmsg; returns how many datagrams were taken or dropped, 0 = try again later.
     size_t send_some(const UdpAddress& to, std::span<const std::span<const std::byte>> datagrams) {
         sockaddr_in address = to_sockaddr(to);
+        last_to_ = to;
         size_t messages = 0, used = 0;
         while (messages < kMessagesMax && used < datagrams.size() && used < tx_iov_.size()) {
             EVAC_ASSERT(datagrams[used].size() <= payload_bytes_max_);
@@ -145,8 +150,14 @@ class KernelUdpPort final : public DatagramPort {
             tx_runs_[messages++] = run;
             used += run;
         }
-        const int sent = ::sendmmsg(fd_.get(), tx_headers_.data(), static_cast<unsigned>(messages),
-                                    MSG_DONTWAIT | MSG_NOSIGNAL);
+        int sent = ::sendmmsg(fd_.get(), tx_headers_.data(), static_cast<unsigned>(messages),
+                              MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0 && !is_try_later(errno)) {
+            // The error may be an ICMP message's, about an earlier datagram: then it is gone now.
+            read_errors();
+            sent = ::sendmmsg(fd_.get(), tx_headers_.data(), static_cast<unsigned>(messages),
+                              MSG_DONTWAIT | MSG_NOSIGNAL);
+        }
         if (sent < 0) return after_send_error(errno, tx_runs_[0]);
         return count_sent(static_cast<size_t>(sent), datagrams);
     }
@@ -162,8 +173,46 @@ class KernelUdpPort final : public DatagramPort {
         return taken;
     }
 
+    static bool is_try_later(int error) {
+        return error == EAGAIN || error == EWOULDBLOCK || error == ENOBUFS || error == EINTR;
+    }
+
+    // Empties the socket's error queue and keeps the latest word about the path's MTU.
+    void read_errors() {
+        for (int i = 0; i < kErrorsMax; ++i) {
+            sockaddr_in to{};
+            alignas(cmsghdr) std::array<std::byte, 512> control;
+            msghdr message{};
+            message.msg_name = &to;
+            message.msg_namelen = sizeof to;
+            message.msg_control = control.data();
+            message.msg_controllen = control.size();
+            if (::recvmsg(fd_.get(), &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0) return;
+            for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+                 header = CMSG_NXTHDR(&message, header)) {
+                if (header->cmsg_level != SOL_IP || header->cmsg_type != IP_RECVERR) continue;
+                sock_extended_err error{};
+                std::memcpy(&error, CMSG_DATA(header), sizeof error);
+                take_hint(error, from_sockaddr(to));
+            }
+        }
+    }
+
+    void take_hint(const sock_extended_err& error, UdpAddress to) {
+        // The kernel's own word, about a datagram that it refused just now, names no port.
+        if (error.ee_origin == SO_EE_ORIGIN_LOCAL) to.port = last_to_.port;
+        constexpr size_t kHeaders = kIpv4HeaderBytes + kUdpHeaderBytes;
+        if (error.ee_errno != EMSGSIZE || !(to == last_to_) ||
+            error.ee_info < kPathMtuHintMin + kHeaders ||
+            error.ee_info - kHeaders > payload_bytes_max_) {
+            return;
+        }
+        hint_ = {to, error.ee_info - kHeaders, hint_.count + 1};
+        ++counters_.rx_mtu_hints;
+    }
+
     size_t after_send_error(int error, size_t run) {
-        if (error == EAGAIN || error == EWOULDBLOCK || error == ENOBUFS || error == EINTR) return 0;
+        if (is_try_later(error)) return 0;
         if (gso_ && run > 1 && (error == EIO || error == EINVAL || error == EMSGSIZE)) {
             // The device or the path does not take segments: go on one by one, with the same
             // datagrams.
@@ -193,6 +242,7 @@ class KernelUdpPort final : public DatagramPort {
             got = ::recvmmsg(fd_.get(), rx_headers_.data(), static_cast<unsigned>(rx_messages_),
                              MSG_DONTWAIT, nullptr);
             if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return false;
+            if (got < 0) read_errors();
         }
         if (got <= 0) return false;
         rx_next_ = 0;
@@ -262,6 +312,8 @@ class KernelUdpPort final : public DatagramPort {
     size_t rx_next_ = 0, rx_filled_ = 0, rx_offset_ = 0;  // what is left of the last recvmmsg
 
     PortCounters counters_;
+    UdpAddress last_to_;
+    PathMtuHint hint_;
 };
 
 }  // namespace
@@ -271,6 +323,13 @@ Result<std::unique_ptr<DatagramPort>> open_kernel_udp_port(const KernelUdpOption
         return make_error(Errc::invalid_argument,
                           "mtu " + std::to_string(options.mtu) + ": expected 576 to 65535");
     }
+    if (options.vlan_id != 0) {
+        return make_error(Errc::invalid_argument,
+                          "vlan '" + std::to_string(options.vlan_id) +
+                              "': expected 0, as kernel UDP cannot tag; make the kernel do it: ip "
+                              "link add link IF name IF.ID type vlan id ID, and give that "
+                              "interface the local address");
+    }
     UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     if (!fd.valid()) return io_error("kernel UDP socket");
     const auto buffer_bytes =
@@ -279,6 +338,7 @@ Result<std::unique_ptr<DatagramPort>> open_kernel_udp_port(const KernelUdpOption
     EVAC_TRY(set_option(fd.get(), SOL_SOCKET, SO_RCVBUF, buffer_bytes, "SO_RCVBUF"));
     EVAC_TRY(
         set_option(fd.get(), IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE, "IP_MTU_DISCOVER"));
+    EVAC_TRY(set_option(fd.get(), IPPROTO_IP, IP_RECVERR, 1, "IP_RECVERR"));
     // Old kernels lack these two: then one datagram per message.
     const bool gso = options.segmentation_offload &&
                      set_option(fd.get(), SOL_UDP, UDP_SEGMENT, 0, "UDP_SEGMENT").ok();

@@ -43,6 +43,8 @@ bool send_one(DatagramPort& port, const UdpAddress& to, ByteSpan payload);
 // Drains `port` (and lets `other` answer ARP meanwhile) until `count` datagrams have come, for at
 // most 5 s.
 std::vector<Received> receive_n(DatagramPort& port, DatagramPort& other, size_t count);
+// Sends until the port has a hint about the path's MTU, for at most 5 s; the hint.
+PathMtuHint hint_after_sending(DatagramPort& port, const UdpAddress& to, size_t payload_bytes);
 // Exchanges datagrams until both directions have worked once: afterwards neighbours are resolved.
 bool warm_up(DatagramPort& a, DatagramPort& b);
 // Whether poll() reports the port readable within `timeout_ms`.

@@ -87,6 +87,24 @@ Status make_veth(const VethEnd& a, const VethEnd& b, int mtu) {
     return prepare_end(b, mtu);
 }
 
+Result<RoutedPath> make_routed_path(bool kernel_address, int far_mtu) {
+    RoutedPath path;
+    for (int i = 0; i < 3; ++i) {
+        auto ns = NetNamespace::create();
+        if (!ns.ok()) return ns.error();
+        path.namespaces.push_back(std::move(*ns));
+    }
+    const NetNamespace &us = path.namespaces[0], &router = path.namespaces[1],
+                       &far = path.namespaces[2];
+    EVAC_TRY(make_veth({&us, "va", kernel_address ? "10.77.0.1/24" : ""},
+                       {&router, "ra", "10.77.0.254/24"}));
+    EVAC_TRY(make_veth({&router, "rb", "10.78.0.254/24"}, {&far, "vb", "10.78.0.2/24"}, far_mtu));
+    if (kernel_address) EVAC_TRY(us.run({"ip", "route", "add", "default", "via", "10.77.0.254"}));
+    EVAC_TRY(far.run({"ip", "route", "add", "default", "via", "10.78.0.254"}));
+    EVAC_TRY(router.run({"sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"}));
+    return Result<RoutedPath>(std::move(path));
+}
+
 namespace {
 
 std::string probe_namespaces() {

@@ -49,4 +49,13 @@ struct VethEnd {
 // A veth pair with both ends up, offloads off (see dpdk_port.hpp) and no IPv6 chatter.
 Status make_veth(const VethEnd& a, const VethEnd& b, int mtu = 1500);
 
+// us (va, 10.77.0.1/24, or no kernel address) - router 10.77.0.254, 10.78.0.254 - far (vb,
+// 10.78.0.2/24). The way on from the router takes `far_mtu` bytes only.
+struct RoutedPath {
+    static constexpr uint32_t kRouter = 0x0a4d00fe, kUs = 0x0a4d0001, kFar = 0x0a4e0002;
+    std::vector<NetNamespace> namespaces;  // us, router, far
+    const NetNamespace& us() const { return namespaces[0]; }
+};
+Result<RoutedPath> make_routed_path(bool kernel_address, int far_mtu);
+
 }  // namespace evac::wan_port::testing

@@ -168,13 +168,68 @@ TEST(FrameCodec, FragmentsVersionsAndOtherProtocols) {
     tcp[23] = std::byte{6};
     fix_ip_checksum(tcp);
     EXPECT_EQ(decode_frame(tcp).kind, FrameKind::other);
-    Bytes vlan = udp_frame(as_byte_span("abc"));
-    vlan[12] = std::byte{0x81};
-    vlan[13] = std::byte{0};
-    EXPECT_EQ(decode_frame(vlan).kind, FrameKind::other);
+    Bytes ipv6 = udp_frame(as_byte_span("abc"));
+    ipv6[12] = std::byte{0x86};
+    ipv6[13] = std::byte{0xdd};
+    EXPECT_EQ(decode_frame(ipv6).kind, FrameKind::other);
     Bytes long_udp = udp_frame(as_byte_span("abc"));
     long_udp[39] = std::byte{12};  // one byte more than there is
     EXPECT_EQ(decode_frame(long_udp).kind, FrameKind::malformed);
+}
+
+TEST(FrameCodec, VlanGoldenBytes) {
+    UdpFlow on = flow();
+    on.vlan = {0x123, 5};
+    Bytes frame(on.header_bytes() + 5);
+    ASSERT_EQ(encode_udp_frame(on, 7, as_byte_span("hello"), frame), frame.size());
+    EXPECT_EQ(frame, from_hex("020000000002 020000000001 8100 a123 0800"
+                              "4500 0021 0007 4000 4011 2629 0a4d0001 0a4d0002"
+                              "1194 1195 000d 843c"
+                              "68656c6c6f"));
+    const DecodedFrame decoded = decode_frame(frame);
+    EXPECT_EQ(decoded.kind, FrameKind::udp);
+    EXPECT_TRUE(decoded.tagged);
+    EXPECT_EQ(decoded.vlan, on.vlan);
+    EXPECT_EQ(as_text(decoded.payload), "hello");
+    for (size_t size = 0; size < frame.size(); ++size) {
+        EXPECT_EQ(decode_frame(ByteSpan(frame).first(size)).kind, FrameKind::malformed) << size;
+    }
+
+    Bytes arp(kArpFrameBytesMax);
+    ASSERT_EQ(encode_arp_request(mac(1), 0x0a4d0001, 0x0a4d0002, arp, {0x123, 5}), arp.size());
+    EXPECT_EQ(arp, from_hex("ffffffffffff 020000000001 8100 a123 0806 0001 0800 06 04 0001"
+                            "020000000001 0a4d0001 000000000000 0a4d0002"));
+    EXPECT_EQ(decode_frame(arp).kind, FrameKind::arp_request);
+    EXPECT_FALSE(decode_frame(udp_frame(as_byte_span("x"))).tagged);
+}
+
+// A router at 10.77.0.254 says: next hop takes 1300 (0514); quotes a packet of 1428 bytes (0594).
+// Checksums from a separate program, as above.
+Bytes too_big_frame() {
+    return from_hex(
+        "020000000001 020000000009 0800"
+        "4500 0038 0000 0000 4001 652d 0a4d00fe 0a4d0001"
+        "0304 bd0a 0000 0514"
+        "4500 0594 0007 4000 4011 20b6 0a4d0001 0a4d0002"
+        "1194 1195 0580 1234");
+}
+
+TEST(FrameCodec, FragmentationNeededGoldenBytes) {
+    const DecodedFrame decoded = decode_frame(too_big_frame());
+    ASSERT_EQ(decoded.kind, FrameKind::icmp_too_big);
+    EXPECT_EQ(decoded.quoted.src, (UdpAddress{0x0a4d0001, 4500}));
+    EXPECT_EQ(decoded.quoted.dst, (UdpAddress{0x0a4d0002, 4501}));
+    EXPECT_EQ(decoded.quoted.ip_bytes, 1428U);
+    EXPECT_EQ(decoded.quoted.next_hop_mtu, 1300U);
+    for (size_t size = 0; size < too_big_frame().size(); ++size) {
+        const Bytes whole = too_big_frame();
+        EXPECT_EQ(decode_frame(ByteSpan(whole).first(size)).kind, FrameKind::malformed) << size;
+    }
+    for (size_t bit = 8 * kEthernetHeaderBytes; bit < 8 * too_big_frame().size(); ++bit) {
+        Bytes bad = too_big_frame();
+        bad[bit / 8] ^= static_cast<std::byte>(1U << (bit % 8));
+        EXPECT_NE(decode_frame(bad).kind, FrameKind::icmp_too_big) << bit;
+    }
 }
 
 TEST(FrameCodec, IpOptionsAreSkipped) {

@@ -163,6 +163,107 @@ TEST_F(Ipv4HostTest, HandsOverItsOwnDatagramsAndCountsTheRest) {
     EXPECT_EQ(counters.rx_malformed, 1U);
 }
 
+TEST_F(Ipv4HostTest, OnAVlanEveryFrameIsTaggedAndOthersAreNotOurs) {
+    Ipv4Host tagged({mac(1), {kUs, 4500}, 24, kRouter, {5, 3}});
+    const auto udp_on = [](const VlanTag& vlan) {
+        Bytes frame(kUdpFrameHeaderBytes + 4 + (vlan.present() ? kVlanTagBytes : 0));
+        encode_udp_frame({mac(2), mac(1), {kPeer, 9}, {kUs, 4500}, vlan}, 1, as_byte_span("data"),
+                         frame);
+        return frame;
+    };
+    const auto is_ours = [&](Ipv4Host& at, const Bytes& frame, const VlanTag* stripped = nullptr) {
+        return at.handle(frame, now, reply, counters, stripped).is_datagram;
+    };
+    const VlanTag five{5, 0}, six{6, 0}, none{0, 7};
+    EXPECT_TRUE(is_ours(tagged, udp_on({5, 0})));
+    EXPECT_TRUE(is_ours(tagged, udp_on({5, 7})));
+    EXPECT_TRUE(is_ours(tagged, udp_on({}), &five));
+    EXPECT_TRUE(is_ours(host, udp_on({})));
+    EXPECT_TRUE(is_ours(host, udp_on({}), &none));  // priority only
+    EXPECT_EQ(counters.rx_not_ours, 0U);
+    EXPECT_FALSE(is_ours(tagged, udp_on({})));
+    EXPECT_FALSE(is_ours(tagged, udp_on({6, 0})));
+    EXPECT_FALSE(is_ours(tagged, udp_on({}), &six));
+    EXPECT_FALSE(is_ours(tagged, udp_on({5, 0}), &five));  // a tag in a tag
+    EXPECT_FALSE(is_ours(host, udp_on({5, 0})));
+    EXPECT_FALSE(is_ours(host, udp_on({}), &five));
+    EXPECT_EQ(counters.rx_not_ours, 6U);
+
+    const auto tag_of = [](ByteSpan frame) { return decode_frame(frame).vlan; };
+    tagged.flow_to({kPeer, 4500}, now);
+    EXPECT_EQ(tag_of(ByteSpan(out).first(tagged.write_due_request(now, out))), (VlanTag{5, 3}));
+    EXPECT_EQ(tag_of(ByteSpan(out).first(tagged.write_announcement(out))), (VlanTag{5, 3}));
+    std::array<std::byte, kArpFrameBytesMax> request{};
+    encode_arp_request(mac(2), kPeer, kUs, request, {5, 0});
+    const auto input = tagged.handle(request, now, reply, counters);
+    ASSERT_EQ(input.reply_bytes, kArpFrameBytesMax);
+    EXPECT_EQ(tag_of(ByteSpan(reply).first(input.reply_bytes)), (VlanTag{5, 3}));
+    ASSERT_NE(tagged.flow_to({kPeer, 4500}, now), nullptr);
+    EXPECT_EQ(tagged.flow_to({kPeer, 4500}, now)->vlan, (VlanTag{5, 3}));
+}
+
+// What a router sends when `quoted` was too large for it.
+Bytes too_big(const UdpFlow& quoted, uint16_t quoted_bytes, uint16_t mtu) {
+    const auto put16 = [](std::byte* at, size_t value) {
+        at[0] = static_cast<std::byte>(value >> 8);
+        at[1] = static_cast<std::byte>(value & 0xff);
+    };
+    Bytes original(kUdpFrameHeaderBytes + quoted_bytes - 28);
+    encode_udp_frame(quoted, 1, Bytes(quoted_bytes - 28), original);
+    // A UDP frame of the router's own as the envelope: then the protocol and the body are changed.
+    Bytes frame(kEthernetHeaderBytes + 20 + 8 + 28);
+    encode_udp_frame({mac(9), mac(1), {kRouter, 0}, {kUs, 0}}, 1, Bytes(28), frame);
+    std::byte* ip = frame.data() + kEthernetHeaderBytes;
+    ip[9] = std::byte{1};
+    put16(ip + 10, 0);
+    put16(ip + 10, checksum_fold(checksum_sum({ip, 20})));
+    std::byte* icmp = ip + 20;
+    std::fill(icmp, icmp + 8, std::byte{0});
+    icmp[0] = std::byte{3};
+    icmp[1] = std::byte{4};
+    put16(icmp + 6, mtu);
+    std::copy_n(original.begin() + kEthernetHeaderBytes, 28, icmp + 8);
+    put16(icmp + 2, checksum_fold(checksum_sum({icmp, 36})));
+    return frame;
+}
+
+TEST_F(Ipv4HostTest, AHintMustQuoteOurDatagramAndIsRateLimited) {
+    host.flow_to({kPeer, 4500}, now);
+    feed_reply(kPeer, mac(2));
+    ASSERT_NE(host.flow_to({kPeer, 4500}, now), nullptr);
+    const UdpFlow ours{mac(1), mac(2), {kUs, 4500}, {kPeer, 4500}};
+    const auto hint_after = [&](const UdpFlow& quoted, uint16_t bytes, uint16_t mtu) {
+        feed(too_big(quoted, bytes, mtu));
+        return host.path_mtu_hint();
+    };
+    UdpFlow wrong = ours;
+    wrong.src.port = 4501;
+    EXPECT_EQ(hint_after(wrong, 1428, 1300).count, 0U);
+    wrong = ours;
+    wrong.src.ip = kPeer;
+    EXPECT_EQ(hint_after(wrong, 1428, 1300).count, 0U);
+    wrong = ours;
+    wrong.dst.ip = kFar;
+    EXPECT_EQ(hint_after(wrong, 1428, 1300).count, 0U);
+    EXPECT_EQ(hint_after(ours, 1428, 0).count, 0U);     // does not say
+    EXPECT_EQ(hint_after(ours, 1428, 575).count, 0U);   // absurd
+    EXPECT_EQ(hint_after(ours, 1300, 1300).count, 0U);  // would have fitted
+    EXPECT_EQ(counters.rx_mtu_hints, 0U);
+    EXPECT_EQ(counters.rx_not_ours, 6U);
+
+    PathMtuHint hint = hint_after(ours, 1428, 1300);
+    EXPECT_EQ(hint.count, 1U);
+    EXPECT_EQ(hint.payload_bytes, 1272U);
+    EXPECT_EQ(hint.to, (UdpAddress{kPeer, 4500}));
+    now += Ipv4Host::kMtuHintGapNs - 1;
+    EXPECT_EQ(hint_after(ours, 1300, 1280).count, 1U);
+    now += 1;
+    hint = hint_after(ours, 1300, 1280);
+    EXPECT_EQ(hint.count, 2U);
+    EXPECT_EQ(hint.payload_bytes, 1252U);
+    EXPECT_EQ(counters.rx_mtu_hints, 2U);
+}
+
 TEST_F(Ipv4HostTest, AnnouncesItself) {
     const size_t size = host.write_announcement(out);
     const DecodedFrame decoded = decode_frame(ByteSpan(out).first(size));

@@ -1,5 +1,7 @@
 #include "evac/wan_port/kernel_udp_port.hpp"
 
+#include <poll.h>
+
 #include "conformance.hpp"
 #include "netns.hpp"
 
@@ -69,6 +71,10 @@ TEST(KernelUdpPort, SaysWhatItDoesNotAccept) {
     const auto bad_mtu = open_kernel_udp_port({.local = {kLoopback, 0}, .mtu = 100});
     ASSERT_FALSE(bad_mtu.ok());
     EXPECT_EQ(bad_mtu.error().context, "mtu 100: expected 576 to 65535");
+    const auto tagged = open_kernel_udp_port({.local = {kLoopback, 0}, .vlan_id = 5});
+    ASSERT_FALSE(tagged.ok());
+    EXPECT_TRUE(tagged.error().context.starts_with("vlan '5': expected 0, as kernel UDP cannot"))
+        << tagged.error().context;
     const auto not_local = open_kernel_udp_port({.local = {0x08080808, 4500}});
     ASSERT_FALSE(not_local.ok());
     EXPECT_EQ(not_local.error().code, Errc::io);
@@ -87,6 +93,43 @@ TEST(KernelUdpPort, AnUnreachableNetworkIsALossNotAStall) {
     EXPECT_EQ((*port)->send({0x0a000001, 1}, batch), 5U);
     EXPECT_EQ((*port)->counters().tx_dropped, 5U);
     EXPECT_EQ((*port)->counters().tx_packets, 0U);
+}
+
+TEST(KernelUdpPort, ARouterWithASmallerMtuGivesAHintAndNothingElseBreaks) {
+    if (const std::string why = netns_unavailable_reason(); !why.empty()) GTEST_SKIP() << why;
+    const auto path = make_routed_path(true, 1300);
+    ASSERT_TRUE(path.ok()) << path.error().message();
+    const UdpAddress far{RoutedPath::kFar, 4500};
+    for (const bool offload : {true, false}) {
+        const ScopedNetns inside(path->us());
+        auto port = open_kernel_udp_port(
+            {.local = {RoutedPath::kUs, 4500}, .segmentation_offload = offload});
+        ASSERT_TRUE(port.ok());
+        const PathMtuHint hint = hint_after_sending(**port, far, 1400);
+        EXPECT_GE(hint.count, 1U);
+        EXPECT_EQ(hint.payload_bytes, 1272U);
+        EXPECT_EQ(hint.to, far);
+        EXPECT_EQ((*port)->counters().rx_mtu_hints, hint.count);
+        // The errors were no losses, and leave the descriptor quiet.
+        EXPECT_EQ((*port)->counters().tx_dropped, 0U);
+        EXPECT_FALSE(readable(**port, 0));
+        pollfd wait{(*port)->wait_fd(), POLLIN, 0};
+        EXPECT_EQ(::poll(&wait, 1, 0), 0);
+        EXPECT_TRUE(send_one(**port, far, pattern(1272, 1)));
+        EXPECT_EQ((*port)->counters().tx_dropped, 0U);
+    }
+}
+
+TEST(KernelUdpPort, AnInterfaceThatShrinksGivesAHint) {
+    if (const std::string why = netns_unavailable_reason(); !why.empty()) GTEST_SKIP() << why;
+    const auto path = make_routed_path(true, 1500);
+    ASSERT_TRUE(path.ok()) << path.error().message();
+    ASSERT_TRUE(path->us().run({"ip", "link", "set", "dev", "va", "mtu", "1300"}).ok());
+    const ScopedNetns inside(path->us());
+    auto port = open_kernel_udp_port({.local = {RoutedPath::kUs, 4500}});
+    ASSERT_TRUE(port.ok());
+    EXPECT_EQ(hint_after_sending(**port, {RoutedPath::kFar, 4500}, 1400).payload_bytes, 1272U);
+    EXPECT_GT((*port)->counters().tx_dropped, 0U);
 }
 
 }  // namespace

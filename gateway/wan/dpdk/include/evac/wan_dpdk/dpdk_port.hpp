@@ -17,15 +17,20 @@
 namespace evac::wan_dpdk {
 
 struct DpdkOptions {
-    // "af_packet:IFACE" (no hardware needed); or a PCI address "0000:3b:00.0"; or any EAL virtual
-    // device, passed through as it is, e.g. "net_af_xdp0,iface=eth1".
+    // "af_packet:IFACE" or "af_xdp:IFACE" (no hardware needed, MTU 1500 at most for af_xdp);
+    // "memif:SOCKET[,role=server|client]" (shared memory with a virtual switch on this host; client
+    // by default); a PCI address "0000:3b:00.0"; or any EAL virtual device, passed through as it
+    // is, e.g. "net_virtio_user0,...".
     std::string device;
     wan_port::UdpAddress
         local;  // both parts set. The interface itself must have no kernel IP address, else
                 // the kernel answers our peer with "port unreachable"
     uint8_t prefix_length = 24;  // 0..32: what is on-link
     uint32_t gateway_ip = 0;     // next hop for the rest; 0 = none
-    size_t mtu = 0;  // IP bytes, 576..9000; 0 = the device's. Must not exceed the device's
+    // IP bytes, 576..9000; 0 = the device's (memif: 1500). Must not exceed the device's.
+    size_t mtu = 0;
+    uint16_t vlan_id = 0;       // 802.1Q: 1..4094, 0 = untagged. Other frames are not ours
+    uint8_t vlan_priority = 0;  // 0..7, only with vlan_id
     size_t memory_mib =
         64;  // EAL's memory, 32..65536; a port takes about 6 MiB (24 MiB above MTU 1500)
     std::string file_prefix = "evacgw";  // letters, digits, '-', '_', '.'

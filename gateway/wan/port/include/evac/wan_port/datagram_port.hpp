@@ -34,7 +34,23 @@ struct PortCounters {
     uint64_t rx_malformed = 0;
     uint64_t rx_ring_dropped =
         0;  // the device's ring was full: the loop was too slow (updated about once a second)
+    uint64_t rx_mtu_hints = 0;  // see PathMtuHint
 };
+
+// A router's word that a datagram of ours was too large for the path (ICMP type 3 code 4, RFC
+// 1191), or the kernel's that its own interface does not take it.
+//
+// Nobody vouches for it: anyone who can guess our addresses and ports can send one. It says that
+// probing smaller sizes is worth while now, and where to begin; the transport believes only what
+// its own authenticated probes confirm, and must not let hints alone shrink its datagrams for good.
+// A port keeps the latest one only, sends nothing because of it, and accepts ten a second at most
+// (kernel UDP: what the kernel's own ICMP limits let through, one per call of receive).
+struct PathMtuHint {
+    UdpAddress to;             // where that datagram was going: the last destination of send()
+    size_t payload_bytes = 0;  // UDP payload said to fit: kPathMtuHintMin or more
+    uint64_t count = 0;        // hints so far, 0 = none yet; a change means that this one is new
+};
+inline constexpr size_t kPathMtuHintMin = 576 - 28;  // below IPv4's least MTU nothing is believed
 
 using DatagramHandler =
     std::function<void(const UdpAddress& from, std::span<const std::byte> payload)>;
@@ -62,6 +78,7 @@ class DatagramPort {
 
     virtual size_t payload_bytes_max()
         const = 0;  // UDP payload that fits the device's MTU (1472 at MTU 1500)
+    virtual PathMtuHint path_mtu_hint() const { return {}; }
     virtual UdpAddress local_address() const = 0;
     virtual const PortCounters& counters() const = 0;
     virtual const char* name()
