@@ -83,8 +83,8 @@ Status App::open_wan() {
         return make_error(Errc::invalid_argument, "wan.local: " + local.error().context);
     auto peer = wan_port::parse_udp_address(wan.peer);
     if (!peer.ok()) return make_error(Errc::invalid_argument, "wan.peer: " + peer.error().context);
-    auto tls = wan::TlsContext::load({wan.cert, wan.key, wan.ca, config_.peer_site});
-    if (!tls.ok()) return make_error(tls.error().code, "wan: " + tls.error().context);
+    auto tls = load_wan_tls(config_, secret_);
+    EVAC_TRY(tls);
     if (wan.port == "kernel") {
         auto port = wan_port::open_kernel_udp_port({*local});
         EVAC_TRY(port);
@@ -115,6 +115,7 @@ Status App::open_wan() {
     wan::TransportConfig transport;
     transport.endpoint.role = wan.listens ? wan::Role::listen : wan::Role::connect;
     transport.endpoint.peer_address = *peer;
+    transport.endpoint.allow_address_change = wan.allow_address_change;
     transport.endpoint.ceiling_bits_per_s = static_cast<uint64_t>(wan.ceiling_mbit * 1e6);
     auto made = wan::Transport::create(transport, *tls, *port_, clock_, boot_id_);
     EVAC_TRY(made);
@@ -224,6 +225,7 @@ int App::run() {
     ::sigemptyset(&signals);
     ::sigaddset(&signals, SIGTERM);
     ::sigaddset(&signals, SIGINT);
+    ::sigaddset(&signals, SIGHUP);
     const UniqueFd signal_fd(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
     start_threads();
     log_.info("site " + config_.site.name + " is up: peer " + config_.peer_site + " at " +
@@ -236,13 +238,38 @@ int App::run() {
             ready_told = true;
         }
         signalfd_siginfo info{};
-        if (::read(signal_fd.get(), &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info)))
-            break;
+        if (::read(signal_fd.get(), &info, sizeof(info)) != static_cast<ssize_t>(sizeof(info)))
+            continue;
+        if (info.ssi_signo != SIGHUP) break;
+        reload_tls();
     }
     ::sd_notify(0, "STOPPING=1");
     log_.info(failed_ ? "stopping: the handover journal cannot be written" : "stopping");
     stop_threads();
     return failed_ ? 1 : 0;
+}
+
+// Renewed certificates, authorities and revocation lists; the living session goes on unless the
+// peer is not trusted any more. What cannot be read changes nothing.
+void App::reload_tls() {
+    auto tls = load_wan_tls(config_, secret_);
+    if (!tls.ok()) {
+        log_.error("reload: " + tls.error().message() + "; what was read before stays in force");
+        return;
+    }
+    transport_->set_tls(*tls);
+    log_.info("reload: certificates and revocation lists are read again");
+}
+
+// Prestaging takes what others leave of the line; an alert takes all of it.
+void App::share_the_line() {
+    const auto stage = coordinator_->stage();
+    const bool urgent = stage == evacuation::Stage::armed ||
+                        stage == evacuation::Stage::evacuating || link_desk_->running() ||
+                        standing_order() != nullptr;
+    const bool scavenge = config_.prestage.scavenge && !urgent;
+    if (scavenge != scavenging_) transport_->set_scavenger(scavenge);
+    scavenging_ = scavenge;
 }
 
 void App::loop_once() {
@@ -283,6 +310,7 @@ void App::loop_once() {
 
 void App::tick() {
     link_desk_->tick();
+    share_the_line();
     plans_->tick();
     if (!machines_started_ && away_->ready()) restart_machines();
     if (!machines_started_) return;

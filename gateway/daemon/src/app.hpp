@@ -109,6 +109,8 @@ class App {
     void restart_machines();
     void send_heartbeat();
     void notify_systemd();
+    void reload_tls();
+    void share_the_line();
     double switchover_ms(const HomeVm& vm) const;
     Status begin_evacuation(const EvacuateRequest& request);
     void pursue_order();
@@ -141,6 +143,7 @@ class App {
     std::unique_ptr<api::HttpServer> webhook_;
 
     bool machines_started_ = false;
+    bool scavenging_ = false;
     bool peer_known_ = false;  // its HELLO was accepted
     uint64_t boot_id_ = 0;
     uint64_t last_tick_ns_ = 0;

@@ -251,6 +251,8 @@ class Parser {
         wan.ca = s.text("ca");
         wan.cert = s.text("cert");
         wan.key = s.text("key");
+        wan.crl = s.text("crl", "");
+        wan.allow_address_change = s.choice("allow_address_change", "yes", {"yes", "no"}) == "yes";
         return s.finish();
     }
     Status surfaces() {
@@ -316,6 +318,7 @@ class Parser {
         prestage.rpo_target_s = p.number("rpo_target_s", prestage.rpo_target_s, 0.1, 604'800);
         prestage.cpu_share = p.number("cpu_share", prestage.cpu_share, 0.01, 64);
         prestage.ceiling_mbit = p.number("ceiling_mbit", prestage.ceiling_mbit, 0, 400'000);
+        prestage.scavenge = p.choice("scavenge", "yes", {"yes", "no"}) == "yes";
         prestage.queue_mib = p.whole("queue_mib", prestage.queue_mib, 16, 1 << 20);
         prestage.zstd_level = static_cast<int>(p.whole("zstd_level", 1, 1, 19));
         prestage.index_table_mib = p.whole("index_table_mib", prestage.index_table_mib, 1, 1 << 20);

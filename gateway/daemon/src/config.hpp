@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "evac/core/result.hpp"
+#include "evac/wan/tls_config.hpp"
 
 namespace evac::daemon {
 
@@ -27,6 +28,8 @@ struct WanConfig {
     bool listens = false;  // role = "listen": the handshake's server
     double ceiling_mbit = 10'000;
     std::string ca, cert, key;
+    std::string crl;  // revocation lists of `ca`; empty = nobody is revoked
+    bool allow_address_change = true;
 };
 
 struct WebhookConfig {
@@ -40,6 +43,7 @@ struct PrestageConfig {
         30;  // a VM whose newest recovery point is older is "behind", not "protected"
     double cpu_share = 0.5;    // of one core, for all rounds of this host together
     double ceiling_mbit = 0;   // prestaging on the WAN; 0 = no ceiling of its own
+    bool scavenge = true;      // prestaging yields the line to other traffic
     uint64_t queue_mib = 512;  // all dirty queues together
     int zstd_level = 1;
     uint64_t index_table_mib = 64;
@@ -91,6 +95,11 @@ Result<Config> parse_config(const std::string& text, const std::string& name);
 // What a parsed configuration points to: addresses, port, certificates and keys, secrets. Only
 // reads; done before anything is made, so that a refused configuration leaves no trace.
 Status check_config(const Config& config);
+
+// The transport's certificates, lists and names as configured, read now. The two gateways of
+// another pair are refused by `secret`, of which only a digest goes over the line.
+Result<std::shared_ptr<const wan::TlsContext>> load_wan_tls(const Config& config,
+                                                            const std::string& secret);
 
 // 64 or more hex digits (32 bytes), from a file that only its owner may read.
 Result<std::string> load_pair_secret(const std::string& path);

@@ -1,12 +1,14 @@
 // What a parsed configuration points to: files, keys, addresses.
 #include <fcntl.h>
 #include <openssl/err.h>
+#include <openssl/hmac.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <array>
 #include <memory>
 
 #include "config.hpp"
@@ -23,6 +25,7 @@ namespace {
 constexpr size_t kConfigBytesMax = 1024 * 1024;
 constexpr size_t kSecretHexMin = 64;  // 32 bytes
 constexpr size_t kSecretHexMax = 1024;
+constexpr size_t kPairIdBytes = 8;
 
 }  // namespace
 
@@ -93,17 +96,38 @@ void replace_all(std::string& text, const std::string& from, const std::string& 
 }
 
 // The transport's own check, with the names of this configuration's keys.
-Status check_wan_tls(const WanConfig& wan, const std::string& peer) {
+Result<std::shared_ptr<const wan::TlsContext>> load_tls(const WanConfig& wan,
+                                                        const std::string& peer,
+                                                        const std::string& pair) {
     EVAC_TRY(read_file("wan.ca", wan.ca));
     EVAC_TRY(read_file("wan.cert", wan.cert));
     EVAC_TRY(read_file("wan.key", wan.key));
-    const auto tls = wan::TlsContext::load({wan.cert, wan.key, wan.ca, peer});
-    if (tls.ok()) return {};
+    if (!wan.crl.empty()) EVAC_TRY(read_file("wan.crl", wan.crl));
+    auto tls = wan::TlsContext::load({wan.cert, wan.key, wan.ca, peer, wan.crl, pair});
+    if (tls.ok()) return tls;
     std::string text = tls.error().context;
     replace_all(text, "wan.certificate_file ", "wan.cert ");
     replace_all(text, "wan.key_file ", "wan.key ");
     replace_all(text, "wan.ca_file ", "wan.ca ");
+    replace_all(text, "wan.crl_file ", "wan.crl ");
     return make_error(Errc::invalid_argument, text);
+}
+
+// Names the pair without saying its secret.
+std::string pair_id(const std::string& secret) {
+    static constexpr unsigned char kPurpose[] = "evacgw pair id";
+    std::array<unsigned char, 32> mac{};
+    unsigned size = 0;
+    if (HMAC(EVP_sha256(), secret.data(), static_cast<int>(secret.size()), kPurpose,
+             sizeof kPurpose - 1, mac.data(), &size) == nullptr)
+        return {};
+    static constexpr char kHex[] = "0123456789abcdef";
+    std::string text;
+    for (size_t i = 0; i < kPairIdBytes; ++i) {
+        text += kHex[mac[i] >> 4];
+        text += kHex[mac[i] & 15];
+    }
+    return text;
 }
 
 struct Free {
@@ -158,6 +182,11 @@ Status check_webhook(const WebhookConfig& webhook) {
 
 }  // namespace
 
+Result<std::shared_ptr<const wan::TlsContext>> load_wan_tls(const Config& config,
+                                                            const std::string& secret) {
+    return load_tls(config.wan, config.peer_site, pair_id(secret));
+}
+
 Status check_config(const Config& config) {
     EVAC_TRY(check_port(config.wan));
     EVAC_TRY(check_address("wan.local", config.wan.local, config.wan.port == "kernel"));
@@ -171,7 +200,7 @@ Status check_config(const Config& config) {
         return refuse("api.socket", quoted(config.api_socket), "a path of 1 to 107 characters");
     }
     EVAC_TRY(load_pair_secret(config.pair_secret_file));
-    EVAC_TRY(check_wan_tls(config.wan, config.peer_site));
+    EVAC_TRY(load_tls(config.wan, config.peer_site, {}));
     if (config.webhook.enabled) EVAC_TRY(check_webhook(config.webhook));
     return {};
 }

@@ -31,6 +31,14 @@ uint64_t acked_bytes(const wan::Stats& stats) {
     return total;
 }
 
+Json fec_json(const wan::Stats& stats) {
+    return {{"active", stats.fec_active != 0},
+            {"parity_sent", stats.fec_packets_sent},
+            {"parity_received", stats.fec_packets_received},
+            {"recovered", stats.fec_recovered},
+            {"recovered_by_peer", stats.fec_recovered_by_peer}};
+}
+
 }  // namespace
 
 Status LinkDesk::start(double seconds) {
@@ -124,7 +132,8 @@ Json LinkDesk::link_json(const std::string& port_name) const {
                            {"unsent_bytes", c.unsent_bytes},
                            {"sent_bytes", c.sent_bytes},
                            {"received_bytes", c.received_bytes},
-                           {"retransmitted_bytes", c.retransmitted_bytes}});
+                           {"retransmitted_bytes", c.retransmitted_bytes},
+                           {"parity_bytes", c.parity_bytes}});
     }
     Json drops = Json::object();
     for (size_t i = 0; i < wan::kDropReasons; ++i) {
@@ -139,6 +148,15 @@ Json LinkDesk::link_json(const std::string& port_name) const {
             {"pacing_mbit", mbit(stats.pacing_rate_bits_per_s)},
             {"ceiling_mbit", mbit(stats.ceiling_bits_per_s)},
             {"loss_pct", static_cast<double>(stats.loss_ppm) / 1e4},
+            {"loss_burst", static_cast<double>(stats.loss_burst_milli) / 1e3},
+            {"queue_delay_ms", ms(stats.queue_delay_ns)},
+            {"rate_mode", wan::to_string(static_cast<wan::RateMode>(stats.rate_mode))},
+            {"scavenging", stats.scavenging != 0},
+            {"path_mtu_bytes", stats.path_mtu_bytes},
+            {"path_changes", stats.path_changes},
+            {"fec", fec_json(stats)},
+            {"memory_bytes", stats.memory_bytes},
+            {"memory_bytes_max", stats.memory_bytes_max},
             {"inflight_bytes", stats.inflight_bytes},
             {"window_bytes", stats.window_bytes},
             {"sessions", stats.sessions},

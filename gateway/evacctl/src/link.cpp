@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdio>
 #include <thread>
 
@@ -27,13 +28,29 @@ int show(const Context& context) {
     std::printf("losses       %.2f %%: %.0f packets of %.0f, %.0f of them not lost after all\n",
                 number(l, "loss_pct"), number(l, "packets_lost"), number(l, "packets_sent"),
                 number(l, "packets_spurious"));
-    Table table({"CLASS", "QUEUED KiB", "UNSENT KiB", "SENT MiB", "RECEIVED MiB", "RESENT MiB"});
+    std::printf(
+        "bursts       %.1f packets on average; a queue of %.1f ms stands on the path; %s%s\n",
+        number(l, "loss_burst"), number(l, "queue_delay_ms"), l.value("rate_mode", "").c_str(),
+        l.value("scavenging", false) ? ", yields to other traffic" : "");
+    const Json& fec = l["fec"];
+    std::printf("parity       %s: %.0f packets sent, %.0f rebuilt here, %.0f at the peer\n",
+                fec.value("active", false) ? "on" : "off (the line is clean)",
+                number(fec, "parity_sent"), number(fec, "recovered"),
+                number(fec, "recovered_by_peer"));
+    std::printf("path         datagrams of %.0f bytes, changed %.0f times\n",
+                number(l, "path_mtu_bytes"), number(l, "path_changes"));
+    std::printf("memory       %.1f MiB held, at most %.1f\n", number(l, "memory_bytes") / 1048576,
+                number(l, "memory_bytes_max") / 1048576);
+    Table table({"CLASS", "QUEUED KiB", "UNSENT KiB", "SENT MiB", "RECEIVED MiB", "RESENT MiB",
+                 "PARITY %"});
     for (const auto& c : l["classes"]) {
-        table.add({c["class"], decimal(number(c, "queued_bytes") / 1024, 1),
-                   decimal(number(c, "unsent_bytes") / 1024, 1),
-                   decimal(number(c, "sent_bytes") / 1048576, 1),
-                   decimal(number(c, "received_bytes") / 1048576, 1),
-                   decimal(number(c, "retransmitted_bytes") / 1048576, 1)});
+        table.add(
+            {c["class"], decimal(number(c, "queued_bytes") / 1024, 1),
+             decimal(number(c, "unsent_bytes") / 1024, 1),
+             decimal(number(c, "sent_bytes") / 1048576, 1),
+             decimal(number(c, "received_bytes") / 1048576, 1),
+             decimal(number(c, "retransmitted_bytes") / 1048576, 1),
+             decimal(100 * number(c, "parity_bytes") / std::max(number(c, "sent_bytes"), 1.0), 2)});
     }
     std::printf("\n%s", table.text().c_str());
     for (const auto& [reason, count] : l["drops"].items())
