@@ -117,7 +117,7 @@ class Scenario {
         : random_(seed * 7919 + 1),
           planted_(planted),
           features_(random_),
-          long_(random_.chance(0.03)),
+          long_(random_.chance(0.02)),
           faults_ns_(long_                  ? 4000 * kNsPerMs
                      : random_.chance(0.25) ? 1000 * kNsPerMs
                                             : 350 * kNsPerMs),
