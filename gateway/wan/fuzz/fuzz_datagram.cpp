@@ -1,7 +1,7 @@
 // Whatever arrives before anybody is authenticated, at both roles, with and without a session.
 // Input: records of control(1) length(le16) bytes. control: bit 0 = to the client (else the
 // listener), bit 1 = put the client's present attempt id in, bit 2 = put the live session's tag in,
-// bit 3 = let 300 ms pass.
+// bit 3 = let 300 ms pass, bit 4 = from an address where nobody is.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -21,6 +21,7 @@ namespace {
 
 constexpr wan_port::UdpAddress kClientAddress{1, 1};
 constexpr wan_port::UdpAddress kServerAddress{2, 2};
+constexpr wan_port::UdpAddress kStranger{3, 3};
 
 struct Ends {
     std::unique_ptr<Endpoint> client, server;
@@ -86,10 +87,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                 std::copy(ends->attempt.begin(), ends->attempt.end(), datagram.begin() + 2);
             if ((control & 4) != 0 && datagram.size() >= 6)
                 std::copy(live.tag.begin(), live.tag.end(), datagram.begin() + 2);
+            const bool stranger = (control & 16) != 0;
             if ((control & 1) != 0) {
-                ends->client->receive(ends->now_ns, kServerAddress, datagram);
+                ends->client->receive(ends->now_ns, stranger ? kStranger : kServerAddress,
+                                      datagram);
             } else {
-                ends->server->receive(ends->now_ns, kClientAddress, datagram);
+                ends->server->receive(ends->now_ns, stranger ? kStranger : kClientAddress,
+                                      datagram);
             }
         }
         fresh.pump((control & 8) != 0 ? 300 * kNsPerMs : 10 * kNsPerMs, false);
@@ -99,5 +103,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     EVAC_ASSERT(fresh.client->session() == SessionId::none &&
                 fresh.server->session() == SessionId::none);
     EVAC_ASSERT(live.client->session() == session && live.server->session() == session);
+    // Nor makes it us look for the peer elsewhere.
+    EVAC_ASSERT(live.client->stats(live.now_ns).path_challenges == 0 &&
+                live.server->stats(live.now_ns).path_challenges == 0);
     return 0;
 }

@@ -36,6 +36,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         session.receive_payload(now_ns, number++, payload);
         session.tick(now_ns);
         transmit();
+        EVAC_ASSERT(session.datagram_bytes() >= kDatagramBytesMin &&
+                    session.datagram_bytes() <= config.datagram_bytes_max);
+        if (number % 16 == 0) session.on_path_change(now_ns, number % 32 == 0);
+        if (number % 8 == 0) session.transmit_path_frame(now_ns, buffer, kFramePathResponse, 1);
         for (size_t i = 0; i < kClasses; ++i) {
             const auto c = static_cast<Class>(i);
             EVAC_ASSERT(session.receiving(c).held_bytes() <= config.classes[i].receive_bytes_max);

@@ -196,7 +196,7 @@ std::optional<DropReason> Handshaker::advance(uint64_t now_ns, Attempt& attempt,
 }
 
 void Handshaker::tick(uint64_t now_ns) {
-    if (client_ && client_->answered && now_ns - client_->progress_ns >= kStallNs) client_.reset();
+    if (client_ && now_ns - client_->progress_ns >= client_stall_ns()) client_.reset();
     if (client_ && !client_->held && now_ns >= client_->resend_ns) {
         client_->resend_ns = now_ns + kResendNs;
         send_flight(*client_);
@@ -218,7 +218,7 @@ uint64_t Handshaker::next_timeout_ns() const {
     uint64_t next = UINT64_MAX;
     if (client_) {
         if (!client_->held) next = std::min(next, client_->resend_ns);
-        if (client_->answered) next = std::min(next, client_->progress_ns + kStallNs);
+        next = std::min(next, client_->progress_ns + client_stall_ns());
     }
     for (const std::optional<Attempt>& slot : servers_) {
         if (!slot) continue;

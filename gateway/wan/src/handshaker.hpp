@@ -5,7 +5,7 @@
 //
 //   connect:  idle -> hello (resent every kResendNs until answered) -> [hold] -> exchange ->
 //   completed
-//             exchange stalls for kStallNs -> idle ; refused -> idle
+//             hello unanswered for kUnansweredNs, exchange stalled for kStallNs, refused -> idle
 //   hold:     only while an old session exists: the peer's site answers hellos, so either the old
 //   session still
 //             lives (the endpoint probes it and calls abandon()) or the peer restarted (it calls
@@ -55,6 +55,8 @@ class Handshaker {
     static constexpr size_t kAttemptsMax = 4;
     static constexpr uint64_t kResendNs = 200'000'000;
     static constexpr uint64_t kStallNs = 5'000'000'000;
+    // Nobody answers hellos there: begin anew, perhaps at another address.
+    static constexpr uint64_t kUnansweredNs = 3'000'000'000;
     static constexpr uint64_t kLingerNs = 10'000'000'000;
     static constexpr uint64_t kYoungNs =
         1'000'000'000;  // an attempt younger than this is not evicted
@@ -111,6 +113,7 @@ class Handshaker {
     std::optional<DropReason> advance(uint64_t now_ns, Attempt& attempt,
                                       DtlsHandshake::Progress progress);
     std::optional<Attempt>* free_slot(uint64_t now_ns);
+    uint64_t client_stall_ns() const { return client_->answered ? kStallNs : kUnansweredNs; }
     void send_flight(const Attempt& attempt);
     void push(const wan_port::UdpAddress& to, uint64_t attempt, const Bytes& bytes);
     void report(const std::string& text);

@@ -71,6 +71,13 @@ void Recovery::finish_ack(uint64_t now_ns, const AckFrame& ack) {
 }
 
 void Recovery::sample_rtt(uint64_t now_ns, uint64_t rtt_ns, uint64_t delay_ns) {
+    if (delay_ns > kPeerAckDelayNs) {
+        // Longer than acknowledgements are held back: earlier ones were lost (an outage of that
+        // direction). The time until this one is not the path's.
+        rtt_ns =
+            std::max(rtt_ns - std::min(rtt_ns, delay_ns), std::min(rtt_ns, rate_.min_rtt_ns()));
+        delay_ns = 0;
+    }
     delay_ns = std::min({delay_ns, kPeerAckDelayNs, rtt_ns / 2});
     rate_.on_rtt(now_ns, rtt_ns - delay_ns);
     const uint64_t floor_ns = rate_.min_rtt_ns();

@@ -74,8 +74,10 @@ class Recovery {
         newest_ = nullptr;
         for (size_t i = 0; i < ack.range_count; ++i) {
             scan_range(ack.ranges[i], [&](SentPacket& p) {
+                // One that asked for no answer shows nothing about those that did: it must not keep
+                // the probe timer from running out.
+                outcome.progress = outcome.progress || p.state != SentPacket::State::none;
                 account_acked(now_ns, p);
-                outcome.progress = true;
                 acked(static_cast<const SentPacket&>(p));
             });
         }

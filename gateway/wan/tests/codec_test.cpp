@@ -1,6 +1,7 @@
 // Golden bytes of every header and frame, and what the parsers refuse.
 #include <gtest/gtest.h>
 
+#include "dtls.hpp"
 #include "evac/core/random.hpp"
 #include "packet.hpp"
 
@@ -145,6 +146,52 @@ TEST(Codec, GoldenAck) {
         EXPECT_EQ(frames.ack.credit[i].bytes, expected.credit[i].bytes);
         EXPECT_EQ(frames.ack.credit[i].messages, expected.credit[i].messages);
     }
+}
+
+TEST(Codec, GoldenPathFrames) {
+    const uint64_t value = 0x1122334455667788;
+    const std::array<std::pair<uint8_t, const char*>, 3> golden{
+        {{kFramePathChallenge, "50088877665544332211"},
+         {kFramePathResponse, "51088877665544332211"},
+         {kFramePathMoved, "52088877665544332211"}}};
+    for (const auto& [type, text] : golden) {
+        EXPECT_EQ(written([&, t = type](PacketWriter& w) { write_path_frame(w, t, value); }), text);
+        Frames frames;
+        ASSERT_TRUE(parse_frames(unhex(text), frames));
+        EXPECT_FALSE(frames.elicits_ack);
+        EXPECT_EQ(frames.path_challenge.has_value(), type == kFramePathChallenge);
+        EXPECT_EQ(frames.path_response.has_value(), type == kFramePathResponse);
+        EXPECT_EQ(frames.path_moved.has_value(), type == kFramePathMoved);
+        EXPECT_FALSE(parse_frames(unhex(std::string(text).substr(0, 18)), frames));
+    }
+}
+
+TEST(Codec, GoldenCookieReplyAndHello) {
+    CookieReply reply;
+    reply.record_sequence = {std::byte{1}, std::byte{2}, std::byte{3},
+                             std::byte{4}, std::byte{5}, std::byte{6}};
+    reply.cookie.fill(std::byte{0xcc});
+    const std::string golden =
+        "16feff0000010203040506001f"
+        "030000130000000000000013"
+        "feff10" +
+        std::string(32, 'c');
+    EXPECT_EQ(written([&](PacketWriter& w) { write_cookie_reply(w, reply); }), golden);
+    EXPECT_TRUE(is_hello_verify(unhex(golden)));
+    EXPECT_FALSE(parse_hello(unhex(golden)));
+    // record, handshake header, version, random, no session, cookie of 2, one suite
+    const std::string body = "fefd" + std::string(64, 'a') + "00" + "02beef" + "0002c02c";
+    const std::string hello =
+        "16feff0000010203040506"
+        "0036"
+        "0100002a000000000000002a" +
+        body;
+    const auto view = parse_hello(unhex(hello));
+    ASSERT_TRUE(view);
+    EXPECT_EQ(hex(view->cookie), "beef");
+    EXPECT_EQ(hex(view->record_sequence), "010203040506");
+    for (size_t cut = 0; cut < hello.size() - 2; cut += 2)
+        EXPECT_FALSE(parse_hello(unhex(hello.substr(0, cut)))) << cut;
 }
 
 TEST(Codec, SeveralFramesAndSkippableOnes) {

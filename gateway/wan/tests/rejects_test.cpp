@@ -141,6 +141,59 @@ TEST_F(Rejects, TooOldAfterTheWindowMoved) {
     EXPECT_EQ(offer(old), DropReason::too_old);
 }
 
+// The same for the packets of path validation and of the MTU search, which are small or padded:
+// none can be replayed, altered, cut or put together from two.
+TEST(RejectsOfThePath, ReplayedAlteredCutAndSpliced) {
+    World w({});
+    std::vector<Bytes> probes;                      // MTU probes of the start
+    std::array<std::vector<Bytes>, 2> path_frames;  // challenges of B, answers of A
+    w.tap = [&](size_t from, Bytes& bytes) {
+        if (bytes[0] != std::byte{kTypeData}) return;
+        if (from == 0 && bytes.size() == 1472) probes.push_back(bytes);
+        if (bytes.size() == kPathDatagramBytes) path_frames[from].push_back(bytes);
+    };
+    w.run_until(w.now_ns() + kNsPerSecond);
+    ASSERT_NE(w.a().session(), SessionId::none);
+    w.move(0, {0x0a000077, 999});
+    ASSERT_EQ(w.a().send(Class::disk, w.a().session(), Bytes(100)), SendResult::ok);
+    w.run_until(w.now_ns() + 2 * kNsPerSecond);
+    ASSERT_EQ(w.b().stats(w.now_ns()).path_changes, 1u);
+    ASSERT_FALSE(probes.empty());
+    ASSERT_FALSE(path_frames[0].empty());
+    ASSERT_FALSE(path_frames[1].empty());
+    const auto offer = [&](size_t side, const Bytes& bytes) {
+        Endpoint& end = w.end(side);
+        const Stats before = end.stats(w.now_ns());
+        end.receive(w.now_ns(), {0x0a000099, 1}, bytes);
+        const Stats after = end.stats(w.now_ns());
+        EXPECT_EQ(after.packets_received, before.packets_received);
+        EXPECT_EQ(after.path_challenges, before.path_challenges);
+        uint64_t dropped = 0;
+        for (size_t i = 0; i < kDropReasons; ++i) dropped += after.drops[i] - before.drops[i];
+        return dropped == 1;
+    };
+    for (const auto& [side, genuine] : {std::pair{size_t{1}, probes[0]},
+                                        {size_t{1}, path_frames[0][0]},
+                                        {size_t{0}, path_frames[1][0]}}) {
+        EXPECT_TRUE(offer(side, genuine));  // replayed
+        Bytes fresh = genuine;
+        fresh[9] = std::byte{1};  // number + 2^24
+        EXPECT_TRUE(offer(side, fresh));
+        for (size_t bit = 0; bit < 8 * genuine.size(); bit += 7) {
+            Bytes bad = fresh;
+            bad[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
+            EXPECT_TRUE(offer(side, bad));
+        }
+        for (size_t size = 0; size < genuine.size(); size += 5)
+            EXPECT_TRUE(offer(side, Bytes(fresh.begin(), fresh.begin() + static_cast<long>(size))));
+        Bytes spliced = probes[0];
+        std::copy_n(fresh.begin(), kDataHeaderBytes, spliced.begin());
+        EXPECT_TRUE(offer(side, spliced));
+        EXPECT_TRUE(offer(1 - side, fresh));  // reflected
+    }
+    EXPECT_EQ(w.b().stats(w.now_ns()).path_changes, 1u);
+}
+
 // An authentic peer that breaks the rules (a bug of ours): the packet is dropped whole, not
 // acknowledged, and counted.
 TEST(AuthenticButWrong, DroppedWhole) {
@@ -174,6 +227,21 @@ TEST(AuthenticButWrong, DroppedWhole) {
                                           write_ack(w, ack);
                                       })),
               DropReason::malformed_frame);  // never sent
+    // Path frames of another length than theirs, and cut ones.
+    for (const uint8_t type : {kFramePathChallenge, kFramePathResponse, kFramePathMoved}) {
+        EXPECT_EQ(session.receive_payload(2, 2, payload([&](PacketWriter& w) {
+                                              w.u8(type);
+                                              w.varint(7);
+                                              w.le64(1);
+                                          })),
+                  DropReason::malformed_frame);
+        EXPECT_EQ(session.receive_payload(2, 2, payload([&](PacketWriter& w) {
+                                              w.u8(type);
+                                              w.varint(8);
+                                              w.le32(1);
+                                          })),
+                  DropReason::malformed_frame);
+    }
     EXPECT_EQ(session.receive_payload(2, 3, payload([&](PacketWriter& w) {
                                           write_fragment(w, {Class::bulk, 0, 10, 0, body});
                                       })),

@@ -1,9 +1,17 @@
 // Two endpoints under faults drawn from a seed. Survivable faults, and nothing else, are injected:
-// loss, bursts, duplication, reordering, bit flips, outages of either direction, restarts of either
-// endpoint. Safety phase: every message arrives at most once, in order per class, within its
-// session. Liveness phase: once the faults end, everything accepted in the last session arrives.
+// loss, bursts, duplication, reordering, bit flips, outages of either direction (up to half a
+// minute), restarts of either endpoint, paths that carry only small datagrams and change that,
+// clocks that jump forward by up to minutes, and moves of either side to other addresses (the
+// listening side is back at its configured address when the faults end: a connecting side that
+// restarts knows no other). Safety phase: every message arrives at most once, in order per class,
+// within its session; no queue exceeds its limit. Liveness phase: once the faults end, everything
+// accepted in the last session arrives.
+//
+//   EVAC_SIM_SEEDS=N   how many seeds (default 200)        EVAC_SIM_FIRST=N   the first one
+// ctest runs 1..10000 in four parts; a failure names its seed: EVAC_SIM_FIRST=seed EVAC_SIM_SEEDS=1
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -63,12 +71,31 @@ struct Sender {
     std::array<uint64_t, kClasses> sent{};
 };
 
+// What the harness does wrong on purpose, to show that the checks would notice.
+enum class Planted : uint8_t {
+    nothing,
+    deliver_twice,
+    lose_a_message,
+    swap_two_messages,
+    alter_a_byte,
+    stop_taking,     // the receiver's application hangs: no progress
+    line_stays_cut,  // no progress
+    exceed_queues,   // the limit is taken to be lower than it is
+};
+
 struct Outcome {
     uint64_t hash = 0;
     std::string problem;
     uint64_t messages = 0;
     uint64_t sessions = 0;
     Stats a, b;
+};
+
+// Switched on for some seeds: features that must not change what is promised. A new feature gets a
+// line here and one in Scenario::options() or Scenario::step().
+struct Features {
+    bool rekey_often = false;
+    explicit Features(Random& random) { rekey_often = random.chance(0.5); }
 };
 
 void draw_faults(Random& random, LinkModel& m) {
@@ -81,67 +108,101 @@ void draw_faults(Random& random, LinkModel& m) {
     if (random.chance(0.3)) m.reorder = random.unit() * 0.1;
     if (random.chance(0.3)) m.corrupt = random.unit() * 0.01;
     if (random.chance(0.3)) m.jitter_ns = random.below(10) * kNsPerMs;
+    if (random.chance(0.3)) m.mtu_bytes = 1200 + random.below(300);
 }
 
 class Scenario {
   public:
-    explicit Scenario(uint64_t seed) : random_(seed * 7919 + 1), world_(options(random_, seed)) {
+    explicit Scenario(uint64_t seed, Planted planted = Planted::nothing)
+        : random_(seed * 7919 + 1),
+          planted_(planted),
+          features_(random_),
+          long_(random_.chance(0.02)),
+          faults_ns_(long_                  ? 4000 * kNsPerMs
+                     : random_.chance(0.25) ? 1000 * kNsPerMs
+                                            : 350 * kNsPerMs),
+          world_(options(seed)) {
         schedule_faults();
         world_.on_step = [this] { step(); };
     }
 
     Outcome run() {
         const uint64_t start = world_.now_ns();
-        world_.run_until(start + kFaultsNs);
+        const uint64_t outage_ns = long_ ? 30 * kNsPerSecond : 0;
+        world_.run_until(start + faults_ns_ + outage_ns);
         world_.link(0) = world_.link(1) = LinkModel{};
+        world_.link(0).outage = planted_ == Planted::line_stays_cut;
+        world_.move(1, World::kAddressB);
         sending_ = false;
         const bool done =
-            world_.run_until(start + kFaultsNs + 30 * kNsPerSecond, [this] { return finished(); });
+            world_.run_until(world_.now_ns() + 30 * kNsPerSecond, [this] { return finished(); });
         if (!done && problem_.empty())
             problem_ = "no progress after the faults ended: " + describe();
         Outcome out;
         out.hash = world_.trace_hash();
         out.problem = problem_;
         out.messages = messages_;
-        out.a = world_.a().stats(world_.now_ns());
-        out.b = world_.b().stats(world_.now_ns());
+        out.a = world_.a().stats(world_.clock_ns(0));
+        out.b = world_.b().stats(world_.clock_ns(1));
         out.sessions = out.b.sessions;
         return out;
     }
 
   private:
-    static constexpr uint64_t kFaultsNs = 1200 * kNsPerMs;
+    static constexpr size_t kQueueBytesMax = 512 * 1024;
+    static constexpr size_t kEventsMax = 20'000;  // datagrams on the way
 
-    static World::Options options(Random& random, uint64_t seed) {
+    World::Options options(uint64_t seed) {
         World::Options o;
         o.seed = seed;
-        draw_faults(random, o.a_to_b);
-        draw_faults(random, o.b_to_a);
-        o.a.rekey_after_packets = o.b.rekey_after_packets = 100 + random.below(1000);
+        draw_faults(random_, o.a_to_b);
+        draw_faults(random_, o.b_to_a);
+        if (features_.rekey_often)
+            o.a.rekey_after_packets = o.b.rekey_after_packets = 20 + random_.below(300);
         o.a.reconnect_after_ns = o.b.reconnect_after_ns = 500 * kNsPerMs;
         for (size_t i = 0; i < kClasses; ++i) {
-            o.a.classes[i] = o.b.classes[i] = {512 * 1024, 512 * 1024 + random.below(512 * 1024)};
+            o.a.classes[i] =
+                o.b.classes[i] = {kQueueBytesMax, kQueueBytesMax + random_.below(kQueueBytesMax)};
         }
         return o;
     }
 
+    uint64_t some_time() { return world_.now_ns() + random_.below(faults_ns_); }
+
     void schedule_faults() {
-        const uint64_t start = world_.now_ns();
         for (size_t i = random_.below(3); i > 0; --i) {
             const size_t side = random_.below(3);  // 2 = both directions
-            const uint64_t at = start + random_.below(kFaultsNs);
-            const uint64_t length = random_.below(500) * kNsPerMs;
+            const uint64_t at = some_time();
+            const uint64_t length =
+                long_ ? random_.below(25'000) * kNsPerMs : random_.below(faults_ns_ / 2);
             const auto set = [this, side](bool on) {
                 for (size_t s = 0; s < 2; ++s) {
                     if (side == s || side == 2) world_.link(s).outage = on;
                 }
             };
             world_.at(at, [set] { set(true); });
-            world_.at(std::min(at + length, start + kFaultsNs - 1), [set] { set(false); });
+            world_.at(at + length, [set] { set(false); });
         }
-        if (random_.chance(0.4)) {
+        if (random_.chance(0.2)) {
             const size_t side = random_.below(2);
-            world_.at(start + random_.below(kFaultsNs), [this, side] { restart(side); });
+            world_.at(some_time(), [this, side] { restart(side); });
+        }
+        while (random_.chance(0.3)) {
+            const size_t side = random_.below(2);
+            const size_t bytes = 1200 + random_.below(300);
+            world_.at(some_time(), [this, side, bytes] { world_.link(side).mtu_bytes = bytes; });
+        }
+        while (random_.chance(0.2)) {
+            const size_t side = random_.below(2);
+            const uint64_t by = random_.below(random_.chance(0.5) ? 500 : 300'000) * kNsPerMs;
+            world_.at(some_time(), [this, side, by] { world_.jump_clock(side, by); });
+        }
+        while (random_.chance(0.3)) {
+            const size_t side = random_.below(2);
+            const wan_port::UdpAddress to{
+                world_.address(side).ip + (random_.chance(0.5) ? 0x100u : 0u),
+                static_cast<uint16_t>(10'000 + random_.below(100))};
+            world_.at(some_time(), [this, side, to] { world_.move(side, to); });
         }
     }
 
@@ -151,6 +212,37 @@ class Scenario {
         checkers_[side] = {};
     }
 
+    void fail(const std::string& problem) {
+        if (problem_.empty()) problem_ = problem;
+    }
+
+    void accept(size_t side, Class c, const Message& m) {
+        const std::string problem = checkers_[side].accept(c, m);
+        if (!problem.empty()) fail("side " + std::to_string(side) + ": " + problem);
+        world_.note(side, index(c), m.bytes.size());
+        ++messages_;
+    }
+
+    // Hands a message to the checker, by way of the planted bug if it is its turn.
+    void deliver(size_t side, Class c, Message&& m) {
+        const bool turn = ++taken_ % 8 == 0;
+        if (held_ && held_->first == c && held_side_ == side) {
+            accept(side, c, m);
+            accept(side, c, held_->second);
+            held_.reset();
+            return;
+        }
+        if (turn && planted_ == Planted::lose_a_message) return;
+        if (turn && planted_ == Planted::alter_a_byte) m.bytes.back() ^= std::byte{1};
+        if (turn && planted_ == Planted::swap_two_messages && !held_) {
+            held_.emplace(c, std::move(m));
+            held_side_ = side;
+            return;
+        }
+        accept(side, c, m);
+        if (turn && planted_ == Planted::deliver_twice) accept(side, c, m);
+    }
+
     void step() {
         for (size_t side = 0; side < 2; ++side) {
             Endpoint& end = world_.end(side);
@@ -158,16 +250,12 @@ class Scenario {
                 const auto c = static_cast<Class>(i);
                 // A slow consumer now and then: flow control must hold the sender back.
                 if (sending_ && random_.chance(0.3)) continue;
-                while (auto m = end.take(c)) {
-                    const std::string problem = checkers_[side].accept(c, *m);
-                    if (!problem.empty() && problem_.empty())
-                        problem_ = "side " + std::to_string(side) + ": " + problem;
-                    world_.note(side, i, m->bytes.size());
-                    ++messages_;
-                }
+                if (planted_ == Planted::stop_taking && taken_ >= 3) continue;
+                while (auto m = end.take(c)) deliver(side, c, std::move(*m));
             }
             produce(side);
         }
+        if (world_.events() > kEventsMax) fail("more datagrams on the way than queues allow");
     }
 
     void produce(size_t side) {
@@ -177,16 +265,19 @@ class Scenario {
             sender.session = end.session();
             sender.sent.fill(0);
         }
-        if (!sending_ || sender.session == SessionId::none || !random_.chance(0.2)) return;
+        if (!sending_ || sender.session == SessionId::none || !random_.chance(long_ ? 0.01 : 0.2))
+            return;
         const auto c = static_cast<Class>(random_.below(kClasses));
         const size_t size =
-            kPrefixBytes + (random_.chance(0.7) ? random_.below(3000) : random_.below(100'000));
+            kPrefixBytes + (random_.chance(0.9)    ? random_.below(3000)
+                            : random_.chance(0.95) ? random_.below(50'000)
+                                                   : random_.below(kMessageBytesMax - 100));
         const SendResult result = end.send(
             c, sender.session, make_message(sender.session, c, sender.sent[index(c)], size));
         if (result == SendResult::ok) ++sender.sent[index(c)];
-        const Stats stats = end.stats(world_.now_ns());
-        if (stats.classes[index(c)].queued_bytes > 512 * 1024 && problem_.empty())
-            problem_ = "send queue over its limit";
+        const size_t limit = planted_ == Planted::exceed_queues ? 1000 : kQueueBytesMax;
+        const Stats stats = end.stats(world_.clock_ns(side));
+        if (stats.classes[index(c)].queued_bytes > limit) fail("send queue over its limit");
     }
 
     bool finished() const {
@@ -206,7 +297,7 @@ class Scenario {
     std::string describe() {
         std::string text;
         for (size_t side = 0; side < 2; ++side) {
-            const Stats s = world_.end(side).stats(world_.now_ns());
+            const Stats s = world_.end(side).stats(world_.clock_ns(side));
             text += "\n side " + std::to_string(side) + " " + to_string(world_.end(side).state()) +
                     " sessions " + std::to_string(s.sessions) + " inflight " +
                     std::to_string(s.inflight_bytes) + " window " + std::to_string(s.window_bytes);
@@ -226,54 +317,112 @@ class Scenario {
     }
 
     Random random_;
+    const Planted planted_;
+    const Features features_;
+    const bool long_;
+    const uint64_t faults_ns_;
     World world_;
     bool sending_ = true;
+    uint64_t taken_ = 0;
+    std::optional<std::pair<Class, Message>> held_;
+    size_t held_side_ = 0;
     std::array<Sender, 2> senders_;
     std::array<Checker, 2> checkers_;
     std::string problem_;
     uint64_t messages_ = 0;
 };
 
-uint64_t seed_count() {
-    const char* text = std::getenv("EVAC_SIM_SEEDS");
-    return text == nullptr ? 100 : std::strtoull(text, nullptr, 10);
+uint64_t number_from(const char* variable, uint64_t otherwise) {
+    const char* text = std::getenv(variable);
+    return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
 }
 
-TEST(Simulation, EveryMessageOnceInOrderUnderFaultsAndProgressAfterwards) {
-    uint64_t messages = 0, sessions = 0, lost = 0, spurious = 0, rekeys = 0;
+// Sums over all seeds, printed: whoever changes the faults sees whether they still happen.
+struct Tally {
+    uint64_t seeds = 0, messages = 0, sessions = 0, lost = 0, spurious = 0, rekeys = 0;
     uint64_t rebuilt = 0;  // by forward error correction, which is on by default
+    uint64_t moves = 0, false_moves = 0, black_holes = 0, mtu_probes = 0;
     std::array<uint64_t, kDropReasons> drops{};
-    for (uint64_t seed = 1; seed <= seed_count(); ++seed) {
-        const Outcome out = Scenario(seed).run();
-        ASSERT_EQ(out.problem, "") << "seed " << seed;
+
+    void add(const Outcome& out) {
+        ++seeds;
         messages += out.messages;
         sessions += out.sessions;
-        lost += out.a.packets_lost + out.b.packets_lost;
-        spurious += out.a.packets_spurious + out.b.packets_spurious;
-        rekeys += out.a.rekeys + out.b.rekeys;
-        rebuilt += out.a.fec_recovered + out.b.fec_recovered;
-        for (size_t i = 0; i < kDropReasons; ++i) drops[i] += out.a.drops[i] + out.b.drops[i];
+        for (const Stats* s : {&out.a, &out.b}) {
+            lost += s->packets_lost;
+            spurious += s->packets_spurious;
+            rekeys += s->rekeys;
+            rebuilt += s->fec_recovered;
+            moves += s->path_changes;
+            false_moves += s->path_refused;
+            black_holes += s->path_mtu_black_holes;
+            mtu_probes += s->path_mtu_probes;
+            for (size_t i = 0; i < kDropReasons; ++i) drops[i] += s->drops[i];
+        }
     }
-    std::printf("%llu messages, %llu sessions, %llu lost, %llu spurious, %llu key phases\n",
-                static_cast<unsigned long long>(messages),
-                static_cast<unsigned long long>(sessions), static_cast<unsigned long long>(lost),
-                static_cast<unsigned long long>(spurious), static_cast<unsigned long long>(rekeys));
-    for (size_t i = 0; i < kDropReasons; ++i) {
-        std::printf("  %s %llu\n", to_string(static_cast<DropReason>(i)),
-                    static_cast<unsigned long long>(drops[i]));
+    void print() const {
+        const auto line = [](const char* name, uint64_t value) {
+            std::printf("  %-22s %llu\n", name, static_cast<unsigned long long>(value));
+        };
+        line("seeds", seeds);
+        line("messages", messages);
+        line("sessions", sessions);
+        line("packets lost", lost);
+        line("spurious losses", spurious);
+        line("key phases", rekeys);
+        line("rebuilt from parity", rebuilt);
+        line("path changes", moves);
+        line("path changes refused", false_moves);
+        line("MTU probes", mtu_probes);
+        line("MTU black holes", black_holes);
+        for (size_t i = 0; i < kDropReasons; ++i)
+            line(to_string(static_cast<DropReason>(i)), drops[i]);
     }
+};
+
+TEST(Simulation, EveryMessageOnceInOrderUnderFaultsAndProgressAfterwards) {
+    const uint64_t first = number_from("EVAC_SIM_FIRST", 1);
+    const uint64_t count = number_from("EVAC_SIM_SEEDS", 200);
+    Tally tally;
+    for (uint64_t seed = first; seed < first + count; ++seed) {
+        const Outcome out = Scenario(seed).run();
+        ASSERT_EQ(out.problem, "") << "seed " << seed;
+        tally.add(out);
+    }
+    tally.print();
+    if (count < 200) return;
     // The faults really happened.
-    EXPECT_GT(messages, seed_count() * 10);
-    EXPECT_GT(lost, 0u);
-    EXPECT_GT(rekeys, 0u);
-    EXPECT_GT(rebuilt, 0u);
-    EXPECT_GT(drops[static_cast<size_t>(DropReason::bad_tag)], 0u);
-    EXPECT_GT(drops[static_cast<size_t>(DropReason::replayed)], 0u);
-    EXPECT_GT(sessions, seed_count());
+    EXPECT_GT(tally.messages, count * 10);
+    EXPECT_GT(tally.lost, count);
+    EXPECT_GT(tally.rekeys, count);
+    EXPECT_GT(tally.rebuilt, count);
+    EXPECT_GT(tally.moves, count / 20);
+    EXPECT_GT(tally.black_holes, 0u);
+    EXPECT_GT(tally.drops[static_cast<size_t>(DropReason::bad_tag)], 0u);
+    EXPECT_GT(tally.drops[static_cast<size_t>(DropReason::replayed)], 0u);
+    EXPECT_GT(tally.sessions, count);
+}
+
+// Each bug that the checks exist for is found by them within a few seeds.
+TEST(Simulation, PlantedBugsAreCaught) {
+    for (const auto& [planted, words] : std::initializer_list<std::pair<Planted, const char*>>{
+             {Planted::deliver_twice, "expected"},
+             {Planted::lose_a_message, ""},  // a gap, or the last one never comes
+             {Planted::swap_two_messages, ""},
+             {Planted::alter_a_byte, "altered"},
+             {Planted::stop_taking, "no progress"},
+             {Planted::line_stays_cut, "no progress"},
+             {Planted::exceed_queues, "over its limit"}}) {
+        std::string found;
+        for (uint64_t seed = 1; seed <= 20 && found.empty(); ++seed)
+            found = Scenario(seed, planted).run().problem;
+        EXPECT_TRUE(!found.empty() && found.find(words) != std::string::npos)
+            << static_cast<int>(planted) << " gave: " << found;
+    }
 }
 
 TEST(Simulation, SameSeedSameTrace) {
-    for (uint64_t seed = 1; seed <= 4; ++seed) {
+    for (uint64_t seed = 1; seed <= 30; ++seed) {
         const Outcome first = Scenario(seed).run();
         const Outcome second = Scenario(seed).run();
         EXPECT_EQ(first.hash, second.hash) << "seed " << seed;

@@ -9,6 +9,7 @@
 #include <array>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "evac/core/assert.hpp"
 #include "evac/wan/tls_config.hpp"
@@ -89,11 +90,44 @@ inline Identity make_identity(const CertOptions& options, const Identity* issuer
     return made;
 }
 
+// A revocation list of `issuer` naming the given serial numbers.
+struct ListOptions {
+    std::vector<long> revoked{};
+    long last_update_s = -3600;  // from now
+    long next_update_s = 86400;
+};
+inline std::string make_list(const ListOptions& options, const Identity& issuer) {
+    const std::unique_ptr<X509_CRL, void (*)(X509_CRL*)> list(X509_CRL_new(), &X509_CRL_free);
+    X509_CRL_set_version(list.get(), 1);
+    X509_CRL_set_issuer_name(list.get(), X509_get_subject_name(issuer.certificate.get()));
+    const std::unique_ptr<ASN1_TIME, void (*)(ASN1_TIME*)> time(ASN1_TIME_new(), &ASN1_TIME_free);
+    X509_gmtime_adj(time.get(), options.last_update_s);
+    X509_CRL_set1_lastUpdate(list.get(), time.get());
+    for (const long serial : options.revoked) {
+        X509_REVOKED* entry = X509_REVOKED_new();
+        const std::unique_ptr<ASN1_INTEGER, void (*)(ASN1_INTEGER*)> number(ASN1_INTEGER_new(),
+                                                                            &ASN1_INTEGER_free);
+        ASN1_INTEGER_set(number.get(), serial);
+        X509_REVOKED_set_serialNumber(entry, number.get());
+        X509_REVOKED_set_revocationDate(entry, time.get());
+        EVAC_ASSERT(X509_CRL_add0_revoked(list.get(), entry) == 1);
+    }
+    X509_gmtime_adj(time.get(), options.next_update_s);
+    X509_CRL_set1_nextUpdate(list.get(), time.get());
+    X509_CRL_sort(list.get());
+    EVAC_ASSERT(X509_CRL_sign(list.get(), issuer.key.get(), EVP_sha256()) > 0);
+    const std::unique_ptr<BIO, int (*)(BIO*)> bio(BIO_new(BIO_s_mem()), &BIO_free);
+    EVAC_ASSERT(PEM_write_bio_X509_CRL(bio.get(), list.get()) == 1);
+    char* data = nullptr;
+    const long size = BIO_get_mem_data(bio.get(), &data);
+    return {data, static_cast<size_t>(size)};
+}
+
 // One authority and the two sites, made once per program.
 struct TestPki {
     Identity ca = make_identity({.name = "evacgw test CA", .authority = true, .serial = 1});
-    Identity site_a = make_identity({.name = "site-a"}, &ca);
-    Identity site_b = make_identity({.name = "site-b"}, &ca);
+    Identity site_a = make_identity({.name = "site-a", .serial = 2}, &ca);
+    Identity site_b = make_identity({.name = "site-b", .serial = 3}, &ca);
 
     static const TestPki& get() {
         static const TestPki pki;
@@ -102,8 +136,12 @@ struct TestPki {
 };
 
 inline TlsPem pem_for(const Identity& own, const Identity& ca, const std::string& peer) {
-    return {pem_of(own.certificate.get()), pem_of(own.key.get()), pem_of(ca.certificate.get()),
-            peer};
+    return {pem_of(own.certificate.get()),
+            pem_of(own.key.get()),
+            pem_of(ca.certificate.get()),
+            peer,
+            {},
+            {}};
 }
 
 inline std::shared_ptr<const TlsContext> context_for(const Identity& own, const Identity& ca,

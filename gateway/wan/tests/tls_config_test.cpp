@@ -19,8 +19,12 @@ class TlsFilesTest : public ::testing::Test {
         folder_ = path;
         const TestPki& pki = TestPki::get();
         const TlsPem pem = pem_for(pki.site_a, pki.ca, "site-b");
-        files_ = {write("a.pem", pem.certificate), write("a.key", pem.key), write("ca.pem", pem.ca),
-                  "site-b"};
+        files_ = {write("a.pem", pem.certificate),
+                  write("a.key", pem.key),
+                  write("ca.pem", pem.ca),
+                  "site-b",
+                  {},
+                  {}};
     }
     void TearDown() override { std::filesystem::remove_all(folder_); }
 
@@ -89,6 +93,19 @@ TEST_F(TlsFilesTest, RefusesAKeyTypeThatDtlsCannotUse) {
         EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519"), &EVP_PKEY_free);
     files_.key_file = write("ed.key", pem_of(key.get()));
     expect_refusal("wan.key_file", "accepted: ECDSA");
+}
+
+TEST_F(TlsFilesTest, NamesTheRevocationListThatIsWrong) {
+    files_.crl_file = write("list.pem", make_list({.revoked = {9}}, TestPki::get().ca));
+    EXPECT_EQ(refusal(), "");
+    files_.crl_file = write(
+        "old.pem", make_list({.last_update_s = -7200, .next_update_s = -60}, TestPki::get().ca));
+    expect_refusal("wan.crl_file", "old.pem");
+    expect_refusal("wan.crl_file", "expired on");
+    files_.crl_file = write("empty.pem", "");
+    expect_refusal("wan.crl_file", "holds no revocation list");
+    files_.crl_file = folder_ / "absent.pem";
+    expect_refusal("wan.crl_file", "absent.pem");
 }
 
 TEST_F(TlsFilesTest, RefusesAFileThatIsTooLarge) {

@@ -300,6 +300,39 @@ TEST(Transport, ReportsARefusalAsAnEvent) {
               SendResult::not_connected);
 }
 
+TEST(Transport, CertificatesAreRenewedAndAPeerRevokedWhileItRuns) {
+    Sites sites;
+    ASSERT_TRUE(eventually(
+        [&] { return sites.a.transport->connected() && sites.b.transport->connected(); }));
+    const SessionId before = sites.b.transport->session();
+    for (int i = 0; i < 50; ++i) {  // from another thread than the packet thread
+        sites.a.transport->set_tls(site_a_context());
+        sites.b.transport->set_tls(site_b_context());
+    }
+    ASSERT_EQ(sites.b.transport->try_send(Class::control, before, numbered(1, 100)),
+              SendResult::ok);
+    ASSERT_TRUE(
+        eventually([&] { return sites.a.transport->try_receive(Class::control).has_value(); }));
+    EXPECT_EQ(sites.b.transport->session(), before);
+    while (sites.b.transport->try_event()) {
+    }
+    TlsPem pem = pem_for(TestPki::get().site_b, TestPki::get().ca, "site-a");
+    pem.crl = make_list({.revoked = {2}}, TestPki::get().ca);  // site-a
+    sites.b.transport->set_tls(*TlsContext::from_pem(pem));
+    ASSERT_TRUE(eventually([&] { return !sites.b.transport->connected(); }));
+    std::optional<TransportEvent> event;
+    bool down = false, reason = false;
+    ASSERT_TRUE(eventually([&] {
+        while ((event = sites.b.transport->try_event())) {
+            down = down || event->kind == TransportEvent::Kind::session_down;
+            reason = reason || event->text.find("revoked") != std::string::npos;
+        }
+        return down && reason;
+    }));
+    EXPECT_EQ(sites.b.transport->try_send(Class::control, before, Bytes(1)),
+              SendResult::not_connected);
+}
+
 TEST(Transport, IdleCostIsPrinted) {
     Sites sites;
     ASSERT_TRUE(eventually(
