@@ -98,8 +98,7 @@ double compare_with_simgrid(nlohmann::ordered_json& figures) {
     figures["simulate_simgrid_difference"] = {{"value", 100 * worst},
                                               {"unit", "%"},
                                               {"target", 100 * kSimgridTarget},
-                                              {"met", worst <= kSimgridTarget},
-                                              {"baseline", "SimGrid 3.32"}};
+                                              {"met", worst <= kSimgridTarget}};
     return worst;
 }
 

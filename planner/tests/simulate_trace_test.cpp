@@ -26,11 +26,20 @@ TEST(Simulate, TraceAgreesWithSmallSteps) {
         }
         scenario.outages = {{testing::between(random, 0, 8), 3}, {20, 4}, {24, 2}};
         const sim::Trace trace(40, scenario);
+        Scenario whole = scenario;
+        whole.outages.clear();
+        const sim::Trace undisturbed(40, whole);
         const double dt = 1e-3;
         double sum = 0;
         for (int k = 0; k < 60'000; ++k) {
             const double t = k * dt;
-            sum += trace.rate_mib_s(t + dt / 2) * dt;
+            const double rate = trace.rate_mib_s(t + dt / 2);
+            const bool dead = std::any_of(
+                scenario.outages.begin(), scenario.outages.end(), [&](const Outage& outage) {
+                    return t >= outage.at_s - dt && t < outage.at_s + outage.for_s;
+                });
+            if (!dead) ASSERT_NEAR(rate, undisturbed.rate_mib_s(t + dt / 2), 1e-9);
+            sum += rate * dt;
             if (k % 1000 != 999) continue;
             const double total = trace.total_mib(t + dt);
             ASSERT_NEAR(total, sum, 0.02) << "round " << round << " t " << t;
