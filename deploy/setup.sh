@@ -7,7 +7,8 @@ packages=(
   # compilers and build
   g++ cmake ninja-build ccache pkg-config clang-14 libclang-rt-14-dev clang-format
   # data plane, storage, crypto, formats
-  libdpdk-dev librocksdb-dev libzstd-dev libxxhash-dev libssl-dev libnbd-dev
+  libdpdk-dev librte-net-af-packet23 librte-net-af-xdp23 librte-net-memif23 libxdp1
+  librocksdb-dev libzstd-dev libxxhash-dev libssl-dev libnbd-dev
   nlohmann-json3-dev libtomlplusplus-dev libpugixml-dev libcli11-dev libspdlog-dev libfmt-dev
   libisal-dev libmicrohttpd-dev libgnutls28-dev libcurl4-openssl-dev libsystemd-dev
   # tests

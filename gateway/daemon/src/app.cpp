@@ -94,6 +94,8 @@ Status App::open_wan() {
         options.device = wan.port.substr(5);
         options.local = *local;
         options.prefix_length = static_cast<uint8_t>(wan.prefix_length);
+        options.vlan_id = static_cast<uint16_t>(wan.vlan);
+        options.vlan_priority = static_cast<uint8_t>(wan.vlan_priority);
         options.file_prefix = "evacgw-" + config_.site.name;
         if (!wan.gateway.empty()) {
             auto gateway = wan_port::parse_ipv4(wan.gateway);
@@ -106,10 +108,9 @@ Status App::open_wan() {
         EVAC_TRY(port);
         port_ = std::move(*port);
     } else {
-        return make_error(Errc::invalid_argument,
-                          "wan.port: \"" + wan.port +
-                              "\" is refused; accepted: \"dpdk:af_packet:INTERFACE\", "
-                              "\"dpdk:VDEV-OR-PCI-ADDRESS\", \"kernel\"");
+        return make_error(
+            Errc::invalid_argument,
+            "wan.port: \"" + wan.port + "\" is refused; accepted: \"dpdk:DEVICE\", \"kernel\"");
     }
     port_name_ = port_->name();
     wan::TransportConfig transport;

@@ -246,6 +246,8 @@ class Parser {
         wan.peer = s.text("peer");
         wan.prefix_length = static_cast<int>(s.whole("prefix_length", 24, 0, 32));
         wan.gateway = s.text("gateway", "");
+        wan.vlan = static_cast<int>(s.whole("vlan", 0, 0, 4094));
+        wan.vlan_priority = static_cast<int>(s.whole("vlan_priority", 0, 0, 7));
         wan.listens = s.choice("role", std::nullopt, {"connect", "listen"}) == "listen";
         wan.ceiling_mbit = s.number("rate_ceiling_mbit", wan.ceiling_mbit, 0.1, 400'000);
         wan.ca = s.text("ca");

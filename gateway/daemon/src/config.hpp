@@ -21,10 +21,12 @@ struct SiteConfig {
 };
 
 struct WanConfig {
-    std::string port;         // dpdk:af_packet:IFACE | dpdk:vdev:ARGS | kernel
+    std::string port;         // dpdk:DEVICE (see wan_dpdk/dpdk_port.hpp) | kernel
     std::string local, peer;  // ip:port
     int prefix_length = 24;
-    std::string gateway;   // next hop when the peer is not in the local subnet; empty = none
+    std::string gateway;  // next hop when the peer is not in the local subnet; empty = none
+    int vlan = 0;         // 802.1Q identifier, 0 = untagged; dpdk only
+    int vlan_priority = 0;
     bool listens = false;  // role = "listen": the handshake's server
     double ceiling_mbit = 10'000;
     std::string ca, cert, key;

@@ -82,10 +82,21 @@ Status check_address(const std::string& key, const std::string& text, bool may_b
 
 Status check_port(const WanConfig& wan) {
     static const std::string kDpdk = "dpdk:";
+    if (wan.port == "kernel" && wan.vlan != 0) {
+        return refuse(
+            "wan.vlan", std::to_string(wan.vlan),
+            "0 with wan.port = \"kernel\", as kernel UDP cannot tag: give the local "
+            "address to a VLAN interface (ip link add link IF name IF.ID type vlan id ID)");
+    }
+    if (wan.vlan_priority != 0 && wan.vlan == 0) {
+        return refuse("wan.vlan_priority", std::to_string(wan.vlan_priority), "0 without wan.vlan");
+    }
     if (wan.port == "kernel" || (wan.port.rfind(kDpdk, 0) == 0 && wan.port.size() > kDpdk.size()))
         return {};
     return refuse("wan.port", quoted(wan.port),
-                  "\"dpdk:af_packet:INTERFACE\", \"dpdk:VDEV-OR-PCI-ADDRESS\", \"kernel\"");
+                  "\"dpdk:af_packet:INTERFACE\", \"dpdk:af_xdp:INTERFACE\", "
+                  "\"dpdk:memif:SOCKET[,role=server|client]\", "
+                  "\"dpdk:PCI-ADDRESS-OR-EAL-VDEV\", \"kernel\"");
 }
 
 void replace_all(std::string& text, const std::string& from, const std::string& to) {

@@ -51,6 +51,7 @@ class DpdkPair final : public PortPair {
     DatagramPort& peer() override { return *peer_; }
     const NetNamespace& our_ns() const { return namespaces_[0]; }
     const NetNamespace& peer_ns() const { return namespaces_[1]; }
+    const std::string& driver() const { return driver_; }
     // Afterwards the far end's kernel throws away what our port sends.
     Status move_peer_away() {
         return namespaces_[1].run(
@@ -74,6 +75,7 @@ class DpdkPair final : public PortPair {
         if (!reason.empty()) return nullptr;
         auto pair = std::make_unique<DpdkPair>();
         pair->vlan_id_ = options.vlan_id;
+        pair->driver_ = options.driver;
         const Status status =
             options.driver == "memif" ? pair->open_memif(options) : pair->open_veth(options);
         if (status.ok()) return pair;
@@ -128,6 +130,7 @@ class DpdkPair final : public PortPair {
     SystemClock clock_;
     std::vector<NetNamespace> namespaces_;
     uint16_t vlan_id_ = 0;
+    std::string driver_;
     std::unique_ptr<DatagramPort> us_, peer_;
 };
 

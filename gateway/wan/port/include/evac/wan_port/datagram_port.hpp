@@ -71,9 +71,9 @@ class DatagramPort {
     virtual size_t receive(size_t budget, const DatagramHandler& handler) = 0;
 
     // A descriptor that poll() reports readable when receive() has work; -1 when there is none
-    // (then the loop sleeps at most 1 ms). Sleep on it only after a receive() that returned fewer
-    // than its budget. With the link down poll() may report POLLERR at once: the loop then falls
-    // back to a timed sleep.
+    // (then the loop sleeps by the clock: 50 us to 1 ms, 10 ms when long idle). Sleep on it only
+    // after a receive() that returned fewer than its budget. With the link down poll() may report
+    // POLLERR at once: the loop then falls back to a timed sleep.
     virtual int wait_fd() const = 0;
 
     virtual size_t payload_bytes_max()
