@@ -20,9 +20,13 @@ constexpr double kTrainShare = 0.97;  // of the rate that the train showed
 constexpr double kGrowthStep = 3;
 constexpr uint32_t kGrowthStepsMax = 8;
 constexpr double kScavengerStep = 0.15;  // of the rate known, per round
+constexpr uint64_t kYieldMemoryNs = 20'000'000;  // and three round trips
+constexpr uint64_t kPeakMemoryNs = 20'000'000'000;
+constexpr double kScavengerPacingGain = 1.03;
+constexpr uint64_t kScavengerBlindNs = 4'000'000;  // of the queue: full before we see it
 constexpr double kScavengerQueueShare = 0.5;
-constexpr uint64_t kScavengerTargetNs = 1'000'000;
-constexpr uint64_t kScavengerTargetMinNs = 300'000;
+constexpr double kScavengerGrowth = 0.02;  // first step beyond the rate known
+constexpr uint64_t kScavengerTargetNs = 800'000;
 constexpr uint64_t kHoldRounds = 3;
 constexpr uint64_t kHoldMinNs = 200'000'000;
 constexpr uint64_t kHoldMaxNs = 600'000'000;
@@ -294,13 +298,12 @@ void RateControl::enter_steady() {
 }
 
 uint64_t RateControl::target_ns() const {
-    if (scavenger_ && mode_ != Mode::startup)
-        return std::clamp(scavenger_peak_ns_ / 6, kScavengerTargetMinNs, kScavengerTargetNs);
+    if (scavenger_ && mode_ != Mode::startup) return kScavengerTargetNs;
     return std::clamp(overflow_ns_ / 2, kTargetMinNs, kTargetNs);
 }
 
 void RateControl::step(uint64_t now_ns) {
-    reference_rate_ = std::max(rate_bytes_per_s(), scaled(reference_rate_, 0.998));
+    reference_rate_ = std::max(rate_bytes_per_s(), scaled(reference_rate_, 1 - std::min(0.5, static_cast<double>(delay_.base_ns()) / 300e9)));
     switch (mode_) {
         case Mode::startup:
             if (delay_.standing_ns() > target_ns()) enter_steady();
@@ -376,22 +379,40 @@ void RateControl::step_steady() {
     delay_.restart_range();
 }
 
-// Somebody else's queue: out of the way at once, again each round trip until it is gone, and not
-// back before kHold* later, so that a flow that starts or recovers finds the line free.
+// A queue beyond the target: our share of it goes at once. If that did not help it is somebody
+// else's: half of the window each round trip until it is gone, and not back before kHold* later, so
+// that a flow that starts or recovers finds the line free.
 void RateControl::yield(uint64_t now_ns) {
-    if (delay_.standing_ns() <= 2 * target_ns()) return;
-    const uint64_t rtt = delay_.base_ns() + delay_.standing_ns();
-    if (now_ns - yielded_ns_ < rtt) return;
+    const uint64_t queue = delay_.standing_ns();
+    if (queue <= yield_above_ns()) return;
+    const uint64_t rtt = delay_.base_ns() + queue;
+    const uint64_t since_ns = now_ns - yielded_ns_;
+    // What the last step did shows a round trip later, and a queue takes its length to drain.
+    if (since_ns < rtt + queue) return;
+    yields_ = since_ns > 3 * rtt + kYieldMemoryNs ? 0 : yields_ + 1;
     yielded_ns_ = now_ns;
-    hold_until_ns_ = now_ns + std::clamp(kHoldRounds * rtt, kHoldMinNs, kHoldMaxNs);
     empty_rounds_ = 0;
+    if (yields_ == 0) {
+        const auto base = static_cast<double>(delay_.base_ns());
+        window_ = std::max(window_ * base / static_cast<double>(rtt), scavenger_floor());
+        hold_until_ns_ = now_ns + rtt;
+        return;
+    }
     window_ = std::max(window_ / 2, scavenger_floor());
+    hold_until_ns_ = now_ns + std::clamp(kHoldRounds * rtt, kHoldMinNs, kHoldMaxNs);
+}
+
+// Our own unevenness grows with the round trip: it must not look like somebody else.
+uint64_t RateControl::yield_above_ns() const {
+    return 2 * target_ns() + delay_.base_ns() / 64;
 }
 
 void RateControl::step_scavenger(uint64_t now_ns) {
-    scavenger_peak_ns_ = std::max(round_peak_ns_, scaled(scavenger_peak_ns_, 0.99));
+    const double round = static_cast<double>(delay_.base_ns()) / static_cast<double>(kPeakMemoryNs);
+    scavenger_peak_ns_ =
+        std::max(round_peak_ns_, scaled(scavenger_peak_ns_, 1 - std::min(round, 0.5)));
     const uint64_t queue = delay_.standing_ns();
-    if (queue > 2 * target_ns()) {
+    if (queue > yield_above_ns()) {
         if (delay_.base_age_ns(now_ns) > kBaseFreshNs) refresh_base(now_ns);
         return;
     }
@@ -399,15 +420,15 @@ void RateControl::step_scavenger(uint64_t now_ns) {
     if (queue >= target_ns() / 2) return follow_queue();
     if (!round_limited_) return;
     // Even steps: what is too much by the time the queue shows must still fit into the queue.
-    const double share = std::min(
-        kScavengerStep, kScavengerQueueShare * static_cast<double>(scavenger_peak_ns_) /
-                            static_cast<double>(delay_.base_ns()));
-    const double known = bytes_in(reference_rate_, delay_.base_ns());
+    const uint64_t room = scavenger_peak_ns_ - std::min(scavenger_peak_ns_, kScavengerBlindNs);
+    const double share = std::clamp(kScavengerQueueShare * static_cast<double>(room) /
+                                        static_cast<double>(delay_.base_ns()),
+                                    kScavengerGrowth, kScavengerStep);
+    const double known = 0.97 * bytes_in(reference_rate_, delay_.base_ns());
     if (window_ < known) {
         window_ = std::min(window_ + share * known, known);
     } else {
-        probe_growth(0.5 * static_cast<double>(target_ns()) /
-                     static_cast<double>(delay_.base_ns() + queue));
+        probe_growth(kScavengerGrowth);
     }
 }
 
@@ -462,7 +483,7 @@ void RateControl::update_outputs() {
     const double most = kFilterRoom * bytes_in(limits_.ceiling_bytes_per_s, rtt) + kAllowanceBytes;
     window_ = std::clamp(window_, kWindowMinBytes, std::max(most, kWindowMinBytes));
     double window = window_;
-    double pacing = kPacingGain * window_ * 1e9 / static_cast<double>(rtt);
+    double pacing = (scavenger_ ? kScavengerPacingGain : kPacingGain) * window_ * 1e9 / static_cast<double>(rtt);
     if (mode_ == Mode::startup) {
         const auto start = static_cast<double>(limits_.start_bytes_per_s);
         pacing =

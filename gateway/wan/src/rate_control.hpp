@@ -140,6 +140,7 @@ class RateControl {
     void step_steady();
     void step_scavenger(uint64_t now_ns);
     void yield(uint64_t now_ns);
+    uint64_t yield_above_ns() const;
     void follow_queue();
     void probe_growth(double first);
     void maybe_drain(uint64_t now_ns);
@@ -195,6 +196,7 @@ class RateControl {
     // Scavenging.
     uint64_t scavenger_peak_ns_ = 50'000'000;  // longest queueing delay, slowly forgotten
     uint64_t yielded_ns_ = 0;
+    uint32_t yields_ = 0;  // in a row, after the first
     uint64_t hold_until_ns_ = 0;
 
     Undo undo_;
