@@ -84,15 +84,22 @@ class Stopwatch {
     uint64_t start_ns_;
 };
 
+struct BoundTask {
+    const Clock& clock;
+    bool tight;
+};
+
 Result<Plan> finish(const Inventory& inventory, const Compiled& model, const Arrangement& found,
-                    const Effort& effort, const Stopwatch& watch) {
+                    const Effort& effort, const Stopwatch& watch, const BoundTask& task) {
     Plan plan;
     plan.schedule = to_schedule(model, found);
     auto evaluation = evaluate(inventory, plan.schedule);
     if (!evaluation.ok()) return evaluation.error();
     plan.evaluation = std::move(*evaluation);
     const double makespan = plan.evaluation.makespan_s;
-    double bound = makespan_lower_bound(model, found.order, found.passes_max, makespan);
+    double bound =
+        makespan_lower_bound(model, found.order, found.passes_max, makespan,
+                             task.tight && !effort.cut && !found.least_makespan_s, task.clock);
     if (found.least_makespan_s)
         bound = std::min(makespan, std::max(bound, *found.least_makespan_s));
     plan.stats.lower_bound_s = bound;
@@ -138,7 +145,7 @@ Result<Plan> solve(const Inventory& inventory, const SolveOptions& options, cons
     }
     Arrangement found = search(model, input, effort);
     if (options.abandon_late && std::isfinite(model.deadline_s())) drop_late(model, found);
-    return finish(inventory, model, found, effort, watch);
+    return finish(inventory, model, found, effort, watch, {clock, options.tight_bound});
 }
 
 std::string_view to_string(Policy policy) {
@@ -177,7 +184,7 @@ Result<Plan> plan_by_policy(const Inventory& inventory, Policy policy, const Sol
     found.order = sequencer.legal_order(going, key);
     const std::vector<double> away = away_times(model, found.order, found.passes_max);
     std::erase_if(found.order, [&](uint32_t i) { return away[i] > kHorizonS; });
-    return finish(inventory, model, found, effort, watch);
+    return finish(inventory, model, found, effort, watch, {clock, options.tight_bound});
 }
 
 }  // namespace evac::planner

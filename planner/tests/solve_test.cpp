@@ -138,13 +138,27 @@ TEST_P(Seeds, BoundIsNeverAboveTheOptimum) {
         for (uint32_t i = 0; i < mode.size(); ++i) {
             passes_max.push_back(mode[model.original(i)] == Mode::freeze ? 0 : kLivePassesMax);
         }
-        const double bound =
-            makespan_lower_bound(model, going, passes_max, best * (1 + random.unit()));
+        const double bound = makespan_lower_bound(model, going, passes_max,
+                                                  best * (1 + random.unit()), true, ManualClock());
         ASSERT_LE(bound, best * (1 + kTolerance)) << to_json(inventory);
         ASSERT_GT(bound, 0);
         tightest = std::max(tightest, bound / best);
     }
     EXPECT_GT(tightest, 0.999);  // and it is not vacuous
+}
+
+// The gap of a plan for many VMs, in every family: the secant leaves 9 % on saturating guests and
+// 44 % where passes are added.
+TEST(Solve, TheBoundIsTightForManyVms) {
+    for (const Family family : testing::kFamilies) {
+        Random random(5);
+        const Inventory inventory = testing::random_inventory(random, family, 1500);
+        EXPECT_LT(must_solve(inventory).stats.gap, 0.02) << testing::name_of(family);
+        SolveOptions loose;
+        loose.tight_bound = false;
+        const double gap = must_solve(inventory, loose).stats.gap;
+        if (family == Family::heavy) EXPECT_GT(gap, 0.1);
+    }
 }
 
 TEST(Solve, TheOrderAndTheNamesInTheInventoryDoNotMatter) {
@@ -214,7 +228,7 @@ TEST(Solve, MoreBandwidthNeverRaisesTheBoundOrTheOptimum) {
             std::vector<uint32_t> going(faster.vms.size());
             std::iota(going.begin(), going.end(), 0U);
             const double bound =
-                makespan_lower_bound(model, going, std::vector<int>(faster.vms.size(), 0), 1000);
+                secant_lower_bound(model, going, std::vector<int>(faster.vms.size(), 0), 1000);
             EXPECT_LE(bound, last_bound * (1 + kTolerance));
             last_bound = bound;
         }

@@ -36,6 +36,7 @@ struct SolveOptions {
     bool freeze_for_deadline = true;
     bool abandon_late = false;
     bool exact_small = true;    // subset dynamic programming for at most kExactVmsMax VMs
+    bool tight_bound = true;    // false: the secant bound alone, cheap and loose
     uint64_t turns_max = 0;     // effort in evaluated turns; 0 = chosen from the number of VMs
     double time_budget_ms = 0;  // 0 = none
 };
