@@ -2,12 +2,15 @@
 
 #include <algorithm>
 
+#include "relaxation.hpp"
+
 namespace evac::planner {
 namespace {
 
 constexpr int kBracketSteps = 18;
 constexpr size_t kSwitchoverSets = 8;
 constexpr double kRounding = 1e-9;
+constexpr double kEnough = 1e-3;  // a gap that nobody can act on
 
 int passes_at(const CompiledVm& vm, double start_s, int passes_max) {
     return play_turn(vm, start_s, passes_max).live_passes;
@@ -53,8 +56,8 @@ Line line_below(const CompiledVm& vm, int passes_max, double horizon_s) {
     return {a, std::max(slope, 0.0)};
 }
 
-double makespan_lower_bound(const Compiled& model, std::span<const uint32_t> going,
-                            std::span<const int> passes_max, double known_s) {
+double secant_lower_bound(const Compiled& model, std::span<const uint32_t> going,
+                          std::span<const int> passes_max, double known_s) {
     if (going.empty()) return 0;
     std::vector<Member> members;
     std::vector<double> switchovers;
@@ -75,6 +78,21 @@ double makespan_lower_bound(const Compiled& model, std::span<const uint32_t> goi
     }
     for (const Member& m : members) best = std::max(best, m.line.a + m.switchover_s);
     return std::min(best * (1 - kRounding), known_s);
+}
+
+double makespan_lower_bound(const Compiled& model, std::span<const uint32_t> order,
+                            std::span<const int> passes_max, double known_s, bool tight,
+                            const Clock& clock) {
+    const double secant = secant_lower_bound(model, order, passes_max, known_s);
+    if (!tight || order.empty() || secant >= known_s * (1 - kEnough)) return secant;
+    Effort effort(clock);
+    Sequencer sequencer(model, passes_max, effort);
+    Relaxation relaxation(sequencer, order, known_s);
+    double switchover = std::numeric_limits<double>::infinity();
+    for (const uint32_t i : order) switchover = std::min(switchover, model.vm(i).switchover_s);
+    relaxation.improve(sequencer.end_of(order, 0), kEnough);
+    const double bound = (relaxation.link_bound_s() + switchover) * (1 - kRounding);
+    return std::min(known_s, std::max(secant, bound));
 }
 
 }  // namespace evac::planner

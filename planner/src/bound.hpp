@@ -49,6 +49,7 @@
 #include <span>
 
 #include "compiled.hpp"
+#include "evac/core/clock.hpp"
 
 namespace evac::planner {
 
@@ -59,7 +60,13 @@ struct Line {
 Line line_below(const CompiledVm& vm, int passes_max, double horizon_s);
 
 // `going`: canonical numbers of the VMs that go; passes_max by canonical number.
-double makespan_lower_bound(const Compiled& model, std::span<const uint32_t> going,
-                            std::span<const int> passes_max, double known_s);
+double secant_lower_bound(const Compiled& model, std::span<const uint32_t> going,
+                          std::span<const int> passes_max, double known_s);
+
+// The better of the secant and of relaxation.hpp; `order`: those that go, as in the known plan.
+// `tight` false leaves the relaxation out.
+double makespan_lower_bound(const Compiled& model, std::span<const uint32_t> order,
+                            std::span<const int> passes_max, double known_s, bool tight,
+                            const Clock& clock);
 
 }  // namespace evac::planner

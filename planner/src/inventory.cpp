@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "inventory_rules.hpp"
 
@@ -180,6 +181,33 @@ Status check_vm(const VmInput& vm, const std::string& base) {
             return rules::refuse(rules::field_path(base, "host"), rules::shown(vm.host), bad_host);
         }
     }
+    if (vm.recovery_point_age_s) {
+        const double age = *vm.recovery_point_age_s;
+        const std::string bad = rules::number_refusal(age, rules::kPointAgeMin, false);
+        if (!bad.empty()) {
+            return rules::refuse(rules::field_path(base, "recovery_point_age_s"), rules::shown(age),
+                                 bad + ", or null");
+        }
+    }
+    return {};
+}
+
+Status check_away_hosts(const std::vector<AwayHost>& hosts) {
+    if (hosts.size() > kAwayHostsMax) {
+        return rules::refuse("away_hosts", std::to_string(hosts.size()) + " entries",
+                             "at most " + std::to_string(kAwayHostsMax));
+    }
+    std::unordered_set<std::string_view> names;
+    for (size_t i = 0; i < hosts.size(); ++i) {
+        const std::string base = rules::index_path("away_hosts", i);
+        const std::string path = rules::field_path(base, "name");
+        const std::string bad_name = rules::name_refusal(hosts[i].name);
+        if (!bad_name.empty()) return rules::refuse(path, rules::shown(hosts[i].name), bad_name);
+        if (!names.insert(hosts[i].name).second) {
+            return rules::refuse(path, rules::shown(hosts[i].name), "a name of its own");
+        }
+        EVAC_TRY(rules::check_numbers(rules::kAwayHostNumbers, hosts[i], base));
+    }
     return {};
 }
 
@@ -208,6 +236,7 @@ Status validate(const Inventory& inventory) {
     for (size_t i = 0; i < inventory.vms.size(); ++i) {
         EVAC_TRY(check_vm(inventory.vms[i], rules::index_path("vms", i)));
     }
+    EVAC_TRY(check_away_hosts(inventory.away_hosts));
     EVAC_TRY(rules::resolve_after(inventory.vms));
     return {};
 }
@@ -231,7 +260,14 @@ std::string to_json(const Inventory& inventory) {
         }
         if (!vm.after.empty()) entry["after"] = vm.after;
         if (!vm.host.empty()) entry["host"] = vm.host;
+        if (vm.recovery_point_age_s) entry["recovery_point_age_s"] = *vm.recovery_point_age_s;
         root["vms"].push_back(std::move(entry));
+    }
+    for (const AwayHost& host : inventory.away_hosts) {
+        Json entry;
+        entry["name"] = host.name;
+        put_numbers(entry, rules::kAwayHostNumbers, host);
+        root["away_hosts"].push_back(std::move(entry));
     }
     return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }

@@ -8,7 +8,18 @@
 namespace evac::planner {
 namespace {
 
-enum class Place : uint8_t { top, root, link, vms, vm, dirty, dirty_entry, after };
+enum class Place : uint8_t {
+    top,
+    root,
+    link,
+    vms,
+    vm,
+    dirty,
+    dirty_entry,
+    after,
+    away_hosts,
+    away_host
+};
 
 struct FieldSet {
     std::vector<const char*> required;
@@ -53,6 +64,7 @@ class InventorySax {
 
     bool null() {
         if (place() == Place::root && key_ == "deadline_s") return true;
+        if (place() == Place::vm && key_ == "recovery_point_age_s") return true;
         return wrong("null");
     }
     bool boolean(bool value) { return wrong(value ? "true" : "false"); }
@@ -84,6 +96,8 @@ class InventorySax {
                 return vm_fields_;
             case Place::dirty_entry:
                 return dirty_fields_;
+            case Place::away_host:
+                return away_host_fields_;
             default:
                 return root_fields_;
         }
@@ -97,6 +111,7 @@ class InventorySax {
     }
     bool wrong(std::string_view value) { return refuse(value, accepted()); }
     bool number(double value);
+    bool store_point_age(double value);
     template <class T, size_t N>
     bool store(const std::array<rules::NumberField<T>, N>& numbers, T& object, double value);
     bool enter(Place next) {
@@ -105,11 +120,12 @@ class InventorySax {
         return true;
     }
 
-    const FieldSet root_fields_{{"link", "vms"}, {"deadline_s"}};
+    const FieldSet root_fields_{{"link", "vms"}, {"deadline_s", "away_hosts"}};
     const FieldSet link_fields_ = with_numbers(rules::kLinkNumbers, {});
-    const FieldSet vm_fields_ =
-        with_numbers(rules::kVmNumbers, {{"name", "dirty"}, {"after", "host"}});
+    const FieldSet vm_fields_ = with_numbers(
+        rules::kVmNumbers, {{"name", "dirty"}, {"after", "host", "recovery_point_age_s"}});
     const FieldSet dirty_fields_ = with_numbers(rules::kDirtyNumbers, {});
+    const FieldSet away_host_fields_ = with_numbers(rules::kAwayHostNumbers, {{"name"}, {}});
     std::vector<Level> levels_;
     std::string key_;  // of the innermost object
     Inventory inventory_;
@@ -135,6 +151,10 @@ std::string InventorySax::object_path() const {
             return rules::index_path(vm() + ".dirty", inventory_.vms.back().dirty.size() - 1);
         case Place::after:
             return vm() + ".after";
+        case Place::away_hosts:
+            return "away_hosts";
+        case Place::away_host:
+            return rules::index_path("away_hosts", inventory_.away_hosts.size() - 1);
     }
     return "";
 }
@@ -151,6 +171,8 @@ std::string InventorySax::path() const {
             return rules::index_path(base, inventory_.vms.back().dirty.size());
         case Place::after:
             return rules::index_path(base, inventory_.vms.back().after.size());
+        case Place::away_hosts:
+            return rules::index_path(base, inventory_.away_hosts.size());
         default:
             break;
     }
@@ -165,6 +187,7 @@ std::string InventorySax::accepted() const {
         case Place::root:
             if (key_ == "link") return "an object with goodput_mbit and rtt_ms";
             if (key_ == "vms") return "a list of VMs";
+            if (key_ == "away_hosts") return "a list of away's hosts";
             return "a number of seconds >= 0, or null";
         case Place::vms:
             return "an object that describes a VM";
@@ -176,6 +199,12 @@ std::string InventorySax::accepted() const {
             if (key_ == "name" || key_ == "host") return "text";
             if (key_ == "dirty") return "a list of at most two entries";
             if (key_ == "after") return "a list of names";
+            if (key_ == "recovery_point_age_s") return "a number of seconds >= 0, or null";
+            break;
+        case Place::away_hosts:
+            return "an object with name and memory_mib";
+        case Place::away_host:
+            if (key_ == "name") return "text";
             break;
         default:
             break;
@@ -196,12 +225,22 @@ bool InventorySax::store(const std::array<rules::NumberField<T>, N>& numbers, T&
     return wrong(rules::shown(value));
 }
 
+bool InventorySax::store_point_age(double value) {
+    const std::string bad = rules::number_refusal(value, rules::kPointAgeMin, false);
+    if (!bad.empty()) return refuse(rules::shown(value), bad + ", or null");
+    inventory_.vms.back().recovery_point_age_s = value;
+    return true;
+}
+
 bool InventorySax::number(double value) {
     switch (place()) {
         case Place::link:
             return store(rules::kLinkNumbers, inventory_.link, value);
         case Place::vm:
+            if (key_ == "recovery_point_age_s") return store_point_age(value);
             return store(rules::kVmNumbers, inventory_.vms.back(), value);
+        case Place::away_host:
+            return store(rules::kAwayHostNumbers, inventory_.away_hosts.back(), value);
         case Place::dirty_entry:
             return store(rules::kDirtyNumbers, inventory_.vms.back().dirty.back(), value);
         case Place::root: {
@@ -223,6 +262,12 @@ bool InventorySax::string(string_t& value) {
             return refuse(rules::shown(value), "at most " + std::to_string(kAfterMax) + " names");
         }
         after.push_back(std::move(value));
+        return true;
+    }
+    if (place() == Place::away_host && key_ == "name") {
+        const std::string bad = rules::name_refusal(value);
+        if (!bad.empty()) return refuse(rules::shown(value), bad);
+        inventory_.away_hosts.back().name = std::move(value);
         return true;
     }
     if (place() != Place::vm || (key_ != "name" && key_ != "host"))
@@ -252,6 +297,12 @@ bool InventorySax::start_object(size_t) {
             }
             inventory_.vms.back().dirty.emplace_back();
             return enter(Place::dirty_entry);
+        case Place::away_hosts:
+            if (inventory_.away_hosts.size() == kAwayHostsMax) {
+                return refuse("{...}", "at most " + std::to_string(kAwayHostsMax) + " hosts");
+            }
+            inventory_.away_hosts.emplace_back();
+            return enter(Place::away_host);
         default:
             return wrong("{...}");
     }
@@ -294,6 +345,7 @@ bool InventorySax::end_object() {
 
 bool InventorySax::start_array(size_t) {
     if (place() == Place::root && key_ == "vms") return enter(Place::vms);
+    if (place() == Place::root && key_ == "away_hosts") return enter(Place::away_hosts);
     if (place() == Place::vm && key_ == "dirty") return enter(Place::dirty);
     if (place() == Place::vm && key_ == "after") return enter(Place::after);
     return wrong("[...]");
@@ -303,6 +355,12 @@ bool InventorySax::end_array() {
     if (place() == Place::vms && inventory_.vms.empty()) {
         error_ = rules::refuse("vms", "an empty list",
                                "a list of 1 to " + std::to_string(kVmsMax) + " VMs");
+        return false;
+    }
+    if (place() == Place::away_hosts && inventory_.away_hosts.empty()) {
+        error_ = rules::refuse("away_hosts", "an empty list",
+                               "a list of 1 to " + std::to_string(kAwayHostsMax) +
+                                   " hosts; without the field there is room without limit");
         return false;
     }
     levels_.pop_back();

@@ -33,7 +33,11 @@ inline constexpr std::array<NumberField<VmInput>, 7> kVmNumbers{{
     {"max_downtime_ms", &VmInput::max_downtime_ms, 0, false},
     {"switchover_ms", &VmInput::switchover_ms, 0, false},
 }};
+inline constexpr std::array<NumberField<AwayHost>, 1> kAwayHostNumbers{{
+    {"memory_mib", &AwayHost::memory_mib, 0, false},
+}};
 inline constexpr double kDeadlineMin = 0;
+inline constexpr double kPointAgeMin = 0;
 
 // "link", "vms[3]", "vms[3].dirty[0]": `base` and a field or an index under it.
 std::string field_path(std::string_view base, std::string_view field);

@@ -31,9 +31,9 @@ Status check_schedule(const Inventory& inventory, const Schedule& schedule) {
         }
         seen[vm] = true;
         const Mode mode = schedule.mode[vm];
-        if (mode == Mode::post_copy || mode == Mode::recovery_point) {
+        if (mode == Mode::recovery_point && !inventory.vms[vm].recovery_point_age_s) {
             return rules::refuse("mode of " + rules::shown(inventory.vms[vm].name), to_string(mode),
-                                 "live, freeze or abandon");
+                                 "live, freeze, post-copy or abandon, as it has no recovery point");
         }
     }
     return {};
@@ -70,12 +70,14 @@ Result<Evaluation> evaluate(const Inventory& inventory, const Schedule& schedule
         VmOutcome& vm = out.vms[i];
         vm.mode = schedule.mode[i];
         out.weighted_total += input.priority;
-        if (vm.mode == Mode::abandon) {
-            ++out.abandoned;
-            continue;
+        if (vm.mode == Mode::recovery_point) {
+            ++out.recovery_points;
+            out.weighted_recovery_point += input.priority;
         }
+        if (vm.mode == Mode::abandon) ++out.abandoned;
+        if (!moves(vm.mode)) continue;
         const CompiledVm compiled = compile_vm(input, goodput);
-        const Turn turn = play_turn(compiled, now, vm.mode == Mode::freeze ? 0 : kLivePassesMax);
+        const Turn turn = play_turn(compiled, now, passes_of(vm.mode));
         vm.start_s = now;
         now = std::min(now + turn.link_s, kTimeMaxS);
         vm.link_end_s = now;
@@ -84,7 +86,7 @@ Result<Evaluation> evaluate(const Inventory& inventory, const Schedule& schedule
         const double ready = now + compiled.switchover_s;
         vm.away_s = ready;
         for (const uint32_t p : (*after)[i]) {
-            if (schedule.mode[p] == Mode::abandon) continue;
+            if (!moves(schedule.mode[p])) continue;
             if (!gone[p]) {
                 return rules::refuse("schedule: order of " + rules::shown(input.name),
                                      "before " + rules::shown(inventory.vms[p].name),
@@ -93,7 +95,8 @@ Result<Evaluation> evaluate(const Inventory& inventory, const Schedule& schedule
             vm.away_s = std::max(vm.away_s, out.vms[p].away_s);
         }
         gone[i] = true;
-        vm.downtime_ms = (turn.last_wire_s + compiled.switchover_s + (vm.away_s - ready)) * 1000;
+        const double stopped_s = vm.mode == Mode::post_copy ? 0 : turn.last_wire_s;
+        vm.downtime_ms = (stopped_s + compiled.switchover_s + (vm.away_s - ready)) * 1000;
         vm.meets_deadline = !inventory.deadline_s || vm.away_s <= *inventory.deadline_s;
         vm.meets_downtime_limit = vm.downtime_ms <= input.max_downtime_ms * (1 + 1e-12);
         out.makespan_s = std::max(out.makespan_s, vm.away_s);

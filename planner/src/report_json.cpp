@@ -8,7 +8,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 Json vm_json(const std::string& name, const VmOutcome& vm) {
-    const bool goes = vm.mode != Mode::abandon;
+    const bool goes = moves(vm.mode);
     const auto number = [goes](double value) { return goes ? Json(value) : Json(nullptr); };
     Json out;
     out["name"] = name;
@@ -54,7 +54,7 @@ AwayBy away_by(const Inventory& inventory, const Plan& plan, double seconds) {
     AwayBy out;
     for (size_t i = 0; i < inventory.vms.size(); ++i) {
         const VmOutcome& vm = plan.evaluation.vms[i];
-        if (vm.mode == Mode::abandon || vm.away_s > seconds) continue;
+        if (!moves(vm.mode) || vm.away_s > seconds) continue;
         ++out.vms;
         out.weight += inventory.vms[i].priority;
     }

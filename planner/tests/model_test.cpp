@@ -145,9 +145,9 @@ TEST(Model, RefusesSchedulesThatAreNone) {
     EXPECT_FALSE(evaluate(inventory, {{0, 0}, live}).ok());
     EXPECT_FALSE(evaluate(inventory, {{0, 2}, live}).ok());
     EXPECT_FALSE(evaluate(inventory, {{0, 1}, {Mode::live}}).ok());
-    const auto pending = evaluate(inventory, {{0, 1}, {Mode::live, Mode::post_copy}});
+    const auto pending = evaluate(inventory, {{0, 1}, {Mode::live, Mode::recovery_point}});
     ASSERT_FALSE(pending.ok());
-    EXPECT_NE(pending.error().context.find("post-copy"), std::string::npos);
+    EXPECT_NE(pending.error().context.find("recovery-point"), std::string::npos);
 }
 
 TEST(Model, ModeNamesGoBothWays) {

@@ -9,6 +9,7 @@
 #include "evac/planner/plan.hpp"
 #include "inventory_rules.hpp"
 #include "planner_fixture.hpp"
+#include "relaxation.hpp"
 
 namespace evac::planner {
 namespace {
@@ -138,13 +139,58 @@ TEST_P(Seeds, BoundIsNeverAboveTheOptimum) {
         for (uint32_t i = 0; i < mode.size(); ++i) {
             passes_max.push_back(mode[model.original(i)] == Mode::freeze ? 0 : kLivePassesMax);
         }
-        const double bound =
-            makespan_lower_bound(model, going, passes_max, best * (1 + random.unit()));
+        const double bound = makespan_lower_bound(model, going, passes_max,
+                                                  best * (1 + random.unit()), true, ManualClock());
         ASSERT_LE(bound, best * (1 + kTolerance)) << to_json(inventory);
         ASSERT_GT(bound, 0);
         tightest = std::max(tightest, bound / best);
     }
     EXPECT_GT(tightest, 0.999);  // and it is not vacuous
+}
+
+// The gap of a plan for many VMs, in every family: the secant leaves 9 % on saturating guests and
+// 44 % where passes are added.
+TEST(Solve, TheBoundIsTightForManyVms) {
+    for (const Family family : testing::kFamilies) {
+        Random random(5);
+        const Inventory inventory = testing::random_inventory(random, family, 1500);
+        EXPECT_LT(must_solve(inventory).stats.gap, 0.02) << testing::name_of(family);
+        SolveOptions loose;
+        loose.tight_bound = false;
+        const double gap = must_solve(inventory, loose).stats.gap;
+        if (family == Family::heavy) EXPECT_GT(gap, 0.1);
+    }
+}
+
+// The relaxation alone, not held down to a known plan, on horizons beyond the best end.
+TEST_P(Seeds, RelaxationIsNeverAboveAKnownEnd) {
+    SCOPED_TRACE("seed " + std::to_string(GetParam()));
+    Random random(GetParam());
+    double tightest = 0;
+    for (int k = 0; k < 14; ++k) {
+        const Inventory inventory =
+            testing::random_inventory(random, testing::kFamilies[k % 7], 40 + random.below(600),
+                                      testing::log_between(random, 100, 10'000));
+        SolveOptions options = all_stay_live();
+        options.turns_max = 300'000;
+        const Plan plan = must_solve(inventory, options);
+        const Compiled model(inventory, std::vector<std::vector<uint32_t>>(inventory.vms.size()),
+                             plan.schedule.mode);
+        const std::vector<int> passes_max(model.size(), kLivePassesMax);
+        const ManualClock clock;
+        Effort effort(clock);
+        Sequencer sequencer(model, passes_max, effort);
+        std::vector<uint32_t> order;
+        for (const VmIndex i : plan.schedule.order) order.push_back(model.canonical(i));
+        const double end = sequencer.end_of(order, 0);
+        for (const double stretch : {1.0, 1.3}) {
+            Relaxation relaxation(sequencer, order, end * stretch);
+            relaxation.improve(2 * end, 0);
+            ASSERT_LE(relaxation.link_bound_s(), end * (1 + kTolerance)) << k;
+            tightest = std::max(tightest, relaxation.link_bound_s() / end);
+        }
+    }
+    EXPECT_GT(tightest, 0.999);
 }
 
 TEST(Solve, TheOrderAndTheNamesInTheInventoryDoNotMatter) {
@@ -214,7 +260,7 @@ TEST(Solve, MoreBandwidthNeverRaisesTheBoundOrTheOptimum) {
             std::vector<uint32_t> going(faster.vms.size());
             std::iota(going.begin(), going.end(), 0U);
             const double bound =
-                makespan_lower_bound(model, going, std::vector<int>(faster.vms.size(), 0), 1000);
+                secant_lower_bound(model, going, std::vector<int>(faster.vms.size(), 0), 1000);
             EXPECT_LE(bound, last_bound * (1 + kTolerance));
             last_bound = bound;
         }
@@ -364,7 +410,7 @@ TEST(Solve, ForcedModes) {
     const ManualClock clock;
     options.forced_mode = {{"nobody", Mode::live}};
     EXPECT_FALSE(solve(inventory, options, clock).ok());
-    options.forced_mode = {{"vm1", Mode::post_copy}};
+    options.forced_mode = {{"vm1", Mode::recovery_point}};  // it has none
     EXPECT_FALSE(solve(inventory, options, clock).ok());
     options.forced_mode.clear();
     options.forced_mode_all = Mode::recovery_point;

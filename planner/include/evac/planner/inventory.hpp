@@ -7,7 +7,9 @@
 //     "vms": [ {"name", "memory_mib", "priority", "unstaged_mib",
 //               "dirty": [ {"working_set_mib", "rate_mib_s"} ],            0 to 2 entries
 //               "disk_write_mib_s", "wire_ratio", "max_downtime_ms", "switchover_ms",
-//               "after": [names] optional, "host": text optional } ] }
+//               "after": [names] optional, "host": text optional,
+//               "recovery_point_age_s": number or null, optional } ],
+//     "away_hosts": [ {"name", "memory_mib"} ] optional }          absent = room without limit
 //
 // MiB = 2^20 bytes, mbit = 10^6 bit. All other fields are required. Plain values, no thread of
 // their own.
@@ -24,6 +26,7 @@ namespace evac::planner {
 inline constexpr size_t kVmsMax = 100'000;
 inline constexpr size_t kInventoryTextBytesMax = 64 * 1024 * 1024;
 inline constexpr size_t kDirtyEntriesMax = 2;
+inline constexpr size_t kAwayHostsMax = 1'000;
 inline constexpr size_t kAfterMax = 1'000;    // entries of one VM
 inline constexpr size_t kNameBytesMax = 255;  // of a VM or host; no control characters
 inline constexpr double kNumberMax = 1e12;    // any number in an inventory
@@ -52,12 +55,21 @@ struct VmInput {
     double switchover_ms = 0;        // >= 0
     std::vector<std::string> after;  // resumes only when these are away
     std::string host;                // empty = not given
+    // Age of the newest sealed recovery point at away, >= 0; nullopt = there is none.
+    std::optional<double> recovery_point_age_s;
+};
+
+// Where VMs land. Each takes its memory_mib of one host.
+struct AwayHost {
+    std::string name;       // unique, as a VM's name
+    double memory_mib = 0;  // free for landing, >= 0
 };
 
 struct Inventory {
     Link link;
     std::optional<double> deadline_s;  // >= 0, from the alert; nullopt = none
     std::vector<VmInput> vms;          // 1..kVmsMax
+    std::vector<AwayHost> away_hosts;  // at most kAwayHostsMax; empty = room without limit
 };
 
 // Strict. Errc::invalid_argument, and the context names the path of the field, the value and what

@@ -40,23 +40,36 @@ inline constexpr int kLivePassesMax = 4;
 inline constexpr double kNoProgressShare = 0.9;
 inline constexpr double kHorizonS = 1e9;
 
-// post_copy and recovery_point are named for the output's sake; nothing chooses them yet (pending),
-// and they are refused as a forced mode.
+// Post-copy: the guest is stopped at the start of its turn for the switchover only, runs at away
+// and reads what it misses over the link: the link is used as by freeze, downtime = switchover. It
+// depends on home until its link end, so it counts as away when a frozen one would.
+// Recovery-point: the link is not used; the guest is stopped at home and lands from its newest
+// sealed recovery point. Its last minutes are lost: it is not in weighted_rescued, but in
+// weighted_recovery_point. Like an abandoned VM it holds nobody.
 enum class Mode : uint8_t { live, freeze, post_copy, recovery_point, abandon };
 std::string_view to_string(
     Mode mode);  // "live", "freeze", "post-copy", "recovery-point", "abandon"
 std::optional<Mode> mode_from(std::string_view text);
 
+// Uses the link. The others have no times.
+constexpr bool moves(Mode mode) {
+    return mode == Mode::live || mode == Mode::freeze || mode == Mode::post_copy;
+}
+// Most live passes of a turn.
+constexpr int passes_of(Mode mode) {
+    return mode == Mode::live ? kLivePassesMax : 0;
+}
+
 using VmIndex = uint32_t;  // index into Inventory::vms
 
 struct Schedule {
-    std::vector<VmIndex> order;  // every VM once; abandoned ones may stand anywhere and use no time
+    std::vector<VmIndex> order;  // every VM once; what does not move may stand anywhere
     std::vector<Mode> mode;      // by VmIndex
 };
 
 struct VmOutcome {
     Mode mode = Mode::live;
-    double start_s = 0;     // from the alert; all times are 0 for an abandoned VM
+    double start_s = 0;     // from the alert; all times are 0 for what does not move
     double link_end_s = 0;  // link_end_s - start_s = bytes_mib / B
     double away_s = 0;
     double downtime_ms = 0;
@@ -74,10 +87,12 @@ struct Evaluation {
     double downtime_total_ms = 0;  // sum over those that go
     size_t late = 0;               // that go, but not by the deadline
     size_t abandoned = 0;
+    size_t recovery_points = 0;          // that land from their recovery point
+    double weighted_recovery_point = 0;  // their priorities
 };
 
 // Plays the schedule. Errc::invalid_argument when it is not a permutation that respects `after`, or
-// a mode has no arithmetic (post_copy, recovery_point). `inventory` must be valid.
+// a mode is recovery_point where there is none. `inventory` must be valid.
 Result<Evaluation> evaluate(const Inventory& inventory, const Schedule& schedule);
 
 }  // namespace evac::planner

@@ -31,7 +31,10 @@ struct PlanOutput {
     Plan plan;
 
     // Everything goes and, where there is a deadline, is away by it. False is exit code 3.
-    bool feasible() const { return plan.evaluation.late == 0 && plan.evaluation.abandoned == 0; }
+    bool feasible() const {
+        const Evaluation& e = plan.evaluation;
+        return e.late == 0 && e.abandoned == 0 && e.recovery_points == 0;
+    }
     std::string json() const { return plan_to_json(inventory, plan); }
     std::string table() const { return plan_to_table(inventory, plan); }
     std::string svg() const { return plan_to_svg(inventory, plan); }

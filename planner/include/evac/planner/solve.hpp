@@ -13,6 +13,12 @@
 // turns and not in time. Only a time budget that actually cuts the search (SolveStats::cut_by_time)
 // makes the result depend on the machine; the best plan so far is then returned.
 //
+// Post-copy only where allow_post_copy says so or it is forced: then instead of freezing, and for
+// those whose live passes would end above their downtime limit. Recovery-point only where forced,
+// or, under triage or abandon_late, for VMs that miss the deadline or can never be drained and have
+// a recovery point: full state that arrives late is worth more to most, so it is the operator's
+// choice. With away_hosts, VMs that find no room (src/placement.hpp) are abandoned.
+//
 // The bound and its proof are in src/bound.hpp. It says: no order of these VMs in these modes,
 // whatever it does about the deadline, has a smaller makespan.
 #include <cstdint>
@@ -34,8 +40,11 @@ struct SolveOptions {
     std::vector<std::pair<std::string, Mode>>
         forced_mode;  // by name; stronger than forced_mode_all
     bool freeze_for_deadline = true;
-    bool abandon_late = false;
+    bool allow_post_copy = false;
+    bool triage = false;        // late VMs land from their recovery point, where they have one
+    bool abandon_late = false;  // as triage, and late VMs without one stay behind
     bool exact_small = true;    // subset dynamic programming for at most kExactVmsMax VMs
+    bool tight_bound = true;    // false: the secant bound alone, cheap and loose
     uint64_t turns_max = 0;     // effort in evaluated turns; 0 = chosen from the number of VMs
     double time_budget_ms = 0;  // 0 = none
 };
@@ -49,10 +58,28 @@ struct SolveStats {
     double solve_ms = 0;
 };
 
+// Why a VM is not away in full by the deadline.
+enum class Miss : uint8_t {
+    none,          // it is
+    late,          // its turn ends too late
+    waits,         // its turn ends in time, but it is held by `waits_for`
+    never_drains,  // beyond kHorizonS: its guest writes faster than the link empties it
+    no_room,       // no host at away has its memory free
+    forced,        // the mode was asked for
+    failed,        // given up by the caller (replan)
+};
+std::string_view to_string(Miss miss);  // "none", "late", "waits", "never-drains", "no-room", ...
+struct MissReason {
+    Miss miss = Miss::none;
+    VmIndex waits_for = 0;  // Miss::waits only: the one that is away last
+};
+
 struct Plan {
-    Schedule schedule;  // abandoned VMs stand last
+    Schedule schedule;  // what does not move stands last
     Evaluation evaluation;
     SolveStats stats;
+    std::vector<MissReason> reason;  // by VmIndex
+    std::vector<int32_t> away_host;  // by VmIndex into away_hosts, -1 = none; empty without them
 };
 
 // invalid_argument: the inventory is not valid, or a forced mode names nobody or has no arithmetic.
