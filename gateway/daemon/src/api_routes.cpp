@@ -300,6 +300,7 @@ HttpResponse evacuate(App& app, const HttpRequest& r) {
     request.event_id = fields.text("event", "operator-" + random_hex(4));
     request.planned = fields.flag("planned");
     request.hold_landing = fields.flag("hold_landing");
+    request.deadline_s = fields.number("deadline_s", 0, 0, 1e9);
     request.vms = fields.texts("vms");
     const Status checked = fields.finish();
     if (!checked.ok()) return error_response(checked.error());

@@ -145,8 +145,9 @@ Status App::open_stages() {
                                       *transport_, *reducer_, clock_, log_);
     EVAC_TRY(ingest);
     ingest_ = std::move(*ingest);
-    plans_ =
-        std::make_unique<PlanDesk>(PlanDesk::Ports{[this] { return inventory(); }, clock_, log_});
+    plans_ = std::make_unique<PlanDesk>(PlanDesk::Ports{
+        [this] { return inventory(); }, [this] { return evacuating(); },
+        [this](const std::vector<std::string>& names) { reorder(names); }, clock_, log_});
     link_desk_ = std::make_unique<LinkDesk>(*transport_, *link_, *reducer_, clock_);
     capture_workers_ = std::make_unique<WorkerPool>(kCaptureWorkers, "capture");
     landing_workers_ = std::make_unique<WorkerPool>(kLandingWorkers, "landing");
@@ -312,7 +313,7 @@ void App::loop_once() {
 void App::tick() {
     link_desk_->tick();
     share_the_line();
-    plans_->tick();
+    plans_->tick(coordinator_->stage() == evacuation::Stage::evacuating);
     if (!machines_started_ && away_->ready()) restart_machines();
     if (!machines_started_) return;
     home_->tick();

@@ -39,6 +39,7 @@ struct EvacuateRequest {
     std::string event_id, reason;
     bool planned = false;
     bool hold_landing = false;
+    double deadline_s = 0;         // from now; 0 = the site's window
     std::vector<std::string> vms;  // empty = all that are protected
     evacuation::Again again = evacuation::Again::none;
 };
@@ -49,6 +50,7 @@ struct EvacuationMeter {
     uint64_t wire_bytes_after = 0;   // when the last VM ran
     bool reported = true;            // its report is written
     double predicted_makespan_s = 0;
+    double deadline_s = 0;  // from the alert; 0 = none
 };
 
 class App {
@@ -79,6 +81,7 @@ class App {
     const PlanDesk& plans() const { return *plans_; }
     const ReportStore& reports() const { return *reports_; }
     planner::Inventory inventory() const;
+    PlanDesk::Evacuating evacuating() const;  // those of the running evacuation that are not away
     // Named VMs, a planned move, a held one: now or not at all. All VMs: the order stands
     // (standing_order.hpp), and ok means that; waits_for() says why nothing moves yet.
     Status evacuate(const EvacuateRequest& request);
@@ -115,6 +118,7 @@ class App {
     Status begin_evacuation(const EvacuateRequest& request);
     void pursue_order();
     void report_evacuation();
+    void reorder(const std::vector<std::string>& names);
 
     Config config_;
     Logger& log_;
@@ -154,6 +158,7 @@ class App {
     std::unique_ptr<StandingOrders> orders_;
     std::string
         waits_for_;  // why the standing order moves nothing; empty = it does, or none stands
+    double ordered_window_s_ = 0;  // of the newest order; 0 = the site's
     uint64_t next_pursuit_ns_ = 0;
     std::unique_ptr<PlanDesk> plans_;
     std::unique_ptr<ReportStore> reports_;

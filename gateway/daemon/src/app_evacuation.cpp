@@ -1,5 +1,6 @@
 // Arm, evacuate, cancel: from an alert or an operator to the state machines.
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "app.hpp"
@@ -33,6 +34,7 @@ double App::switchover_ms(const HomeVm& vm) const {
 
 Status App::evacuate(const EvacuateRequest& request) {
     const bool everything = request.vms.empty() && !request.planned && !request.hold_landing;
+    ordered_window_s_ = request.deadline_s;
     if (!everything) {
         EvacuateRequest chosen = request;
         // Named VMs join what runs, under its name; an operator who names one that came back means
@@ -94,6 +96,7 @@ void App::pursue_order() {
     request.event_id = order->event_id;
     request.reason = order->reason;
     request.again = evacuation::Again::came_back;
+    request.deadline_s = ordered_window_s_;
     for (const auto& [id, vm] : home_->vms()) {
         const bool may_move = home_->protected_now(*vm) && coordinator_->is_at_home(id);
         if (may_move && taken.count(id) == 0) request.vms.push_back(vm->name);
@@ -140,7 +143,12 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
     link_desk_->stop("an evacuation began");
     planner::SolveOptions solve = daemon_solve_options();
     solve.time_budget_ms = kFirstPlanMs;
-    auto plan = planner::plan_from_inventory(inventory(), {{}, solve}, clock_);
+    solve.tight_bound = false;
+    planner::Inventory measured = inventory();
+    const double window_s =
+        request.deadline_s > 0 ? request.deadline_s : config_.evacuation.window_s;
+    if (window_s > 0) measured.deadline_s = window_s;
+    auto plan = planner::plan_from_inventory(std::move(measured), {{}, solve}, clock_);
     EVAC_TRY(plan);
     // Joining one that runs: its clock goes on, and all turns that have not begun are put in the
     // new plan's order.
@@ -178,6 +186,8 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
         meter_.wire_bytes_before = transport_->stats().bytes_sent;
     }
     meter_.predicted_makespan_s = elapsed_s + plan->plan.evaluation.makespan_s;
+    if (window_s > 0 && (!joins || request.deadline_s > 0))
+        meter_.deadline_s = elapsed_s + window_s;
     log_.warning(std::string(joins ? "evacuation goes on: " : "evacuation begins: ") +
                  request.reason + " (" + request.event_id + "), " +
                  std::to_string(move.order.size()) + " VMs, predicted " +
@@ -188,6 +198,7 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
         const Status reordered = coordinator_->reorder(planned);
         if (!reordered.ok()) execute(reordered.error());
     }
+    plans_->follow(std::move(*plan));
     home_->begin_evacuation(chosen);
     send_heartbeat();
     execute(std::move(acts));
@@ -229,6 +240,20 @@ Status App::cancel_evacuation(const std::string& event_id) {
     log_.warning("cancelled: " + who);
     execute(std::move(acts));
     return {};
+}
+
+// What was predicted at the alert stays the prediction; only the order changes.
+void App::reorder(const std::vector<std::string>& names) {
+    std::map<VmId, evacuation::Turn> turns;
+    for (const auto& p : coordinator_->progress(now()).vms)
+        turns[p.vm] = {p.vm, p.predicted_away_ms, p.predicted_downtime_ms};
+    std::vector<evacuation::Turn> order;
+    for (const auto& name : names) {
+        const HomeVm* vm = home_->find(name);
+        if (vm != nullptr && turns.count(vm->id) != 0) order.push_back(turns[vm->id]);
+    }
+    const Status reordered = coordinator_->reorder(order);
+    if (!reordered.ok()) execute(reordered.error());
 }
 
 // The plan's predictions beside what came, once nothing of the evacuation is under way.

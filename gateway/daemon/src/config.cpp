@@ -341,6 +341,7 @@ class Parser {
             e.number("silence_s", config_.evacuation.silence_s, 1, 86'400);
         config_.evacuation.standing_s =
             e.number("standing_s", config_.evacuation.standing_s, 1, 604'800);
+        config_.evacuation.window_s = e.number("window_s", config_.evacuation.window_s, 0, 604'800);
         config_.evacuation.lookahead_ms =
             e.number("lookahead_ms", config_.evacuation.lookahead_ms, 0, 60'000);
         return e.finish();

@@ -64,6 +64,7 @@ struct LandingConfig {
 struct EvacuationConfig {
     bool silence_may_run = true;  // policy = "evacuation"; false: "planned"
     double silence_s = 10;
+    double window_s = 0;        // from an alert until the site may be dark; 0 = not known
     double standing_s = 1800;   // how long the order of an alert stands
     double lookahead_ms = 400;  // the next guest is stopped when less than this is left to send
 };

@@ -1,5 +1,6 @@
 // The planner's inventory from live measurements.
 #include <algorithm>
+#include <map>
 
 #include "app.hpp"
 
@@ -23,6 +24,10 @@ planner::Inventory App::inventory() const {
                                       ? std::min(goodput_mbit_, config_.wan.ceiling_mbit)
                                       : config_.wan.ceiling_mbit;
     inventory.link.rtt_ms = static_cast<double>(stats.rtt_smoothed_ns) / 1e6;
+    const double window_s = coordinator_->stage() == evacuation::Stage::evacuating
+                                ? meter_.deadline_s
+                                : config_.evacuation.window_s;
+    if (window_s > 0) inventory.deadline_s = window_s;
     const uint64_t now_ns = clock_.now_ns();
     for (const auto& [id, vm] : home_->vms()) {
         if (vm->phase == VmPhase::refused || vm->phase == VmPhase::moved || vm->regions().empty())
@@ -49,6 +54,30 @@ planner::Inventory App::inventory() const {
         inventory.vms.push_back(std::move(input));
     }
     return inventory;
+}
+
+PlanDesk::Evacuating App::evacuating() const {
+    const auto progress = coordinator_->progress(now());
+    std::map<std::string, planner::VmState> states;
+    for (const auto& p : progress.vms) {
+        const HomeVm* vm = home_->find(p.vm);
+        if (vm == nullptr) continue;
+        if (p.outcome == evacuation::Outcome::waiting) {
+            states[vm->name] = planner::VmState::waiting;
+        } else if (p.outcome == evacuation::Outcome::moving) {
+            states[vm->name] = p.state == evacuation::State::draining ? planner::VmState::in_flight
+                                                                      : planner::VmState::frozen;
+        }
+    }
+    PlanDesk::Evacuating out;
+    out.inventory = inventory();
+    // Who is away, came back or is stuck is not the plan's any more; nobody waits for him.
+    std::erase_if(out.inventory.vms,
+                  [&](const planner::VmInput& vm) { return states.count(vm.name) == 0; });
+    for (const auto& vm : out.inventory.vms) out.progress.state.push_back(states[vm.name]);
+    out.progress.elapsed_s =
+        std::max(0.0, static_cast<double>(clock_.wall_unix_ms() - progress.since_unix_ms) / 1000);
+    return out;
 }
 
 }  // namespace evac::daemon

@@ -12,10 +12,13 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "evac/core/clock.hpp"
 #include "evac/core/log.hpp"
 #include "evac/planner/plan.hpp"
+#include "evac/planner/replan.hpp"
 #include "worker_pool.hpp"
 
 namespace evac::daemon {
@@ -28,8 +31,19 @@ class PlanDesk {
     static constexpr uint64_t kFreshNs = 3'000'000'000;
     static constexpr uint64_t kMeasureShare = 50;  // measuring takes at most 1/50 of this thread
 
+    static constexpr uint64_t kReplanNs = 2'000'000'000;
+    static constexpr size_t kNotesMax = 100;  // the newest changes of an order
+
+    // An evacuation as it stands: what has not moved yet, measured now.
+    struct Evacuating {
+        planner::Inventory inventory;
+        planner::Progress progress;
+    };
     struct Ports {
         std::function<planner::Inventory()> inventory;
+        std::function<Evacuating()> evacuating;
+        // Turns that have not begun follow this order from now on.
+        std::function<void(const std::vector<std::string>& names)> reorder;
         const Clock& clock;
         Logger& log;
     };
@@ -37,7 +51,13 @@ class PlanDesk {
 
     int completions_fd() const { return worker_->completions_fd(); }
     void run_completions() { worker_->run_completions(); }
-    void tick();
+    void tick(bool evacuating);
+    // `plan` is what the evacuation follows; a plan of its own is made when none is given (a daemon
+    // that was started anew).
+    void follow(planner::PlanOutput plan);
+    // Changes of its order, oldest first: {"at_s", "text", and before and after: "makespan_s",
+    // "weighted_rescued"}.
+    const nlohmann::json& changes() const { return changes_; }
     void stop() { worker_.reset(); }
 
     // The newest plan of all VMs that could move; null before the first and without VMs.
@@ -46,6 +66,8 @@ class PlanDesk {
 
   private:
     void refresh(uint64_t now_ns);
+    void look_again(uint64_t now_ns);
+    void take(const planner::Replan& replan, planner::Inventory&& inventory, double elapsed_s);
 
     Ports ports_;
     std::unique_ptr<WorkerPool> worker_;
@@ -53,6 +75,10 @@ class PlanDesk {
     std::shared_ptr<const planner::PlanOutput> recent_;
     uint64_t recent_ns_ = 0;  // of its measurements
     uint64_t next_ns_ = 0;
+    std::shared_ptr<const planner::PlanOutput> standing_;  // null: no evacuation is followed
+    uint64_t next_replan_ns_ = 0;
+    uint64_t follows_ = 0;  // plans followed so far: an answer about an older one is void
+    nlohmann::json changes_ = nlohmann::json::array();
     std::string refused_;  // why planning failed, to say it once
 };
 

@@ -175,6 +175,8 @@ Json evacuation_json(App& app) {
     const bool running = progress.waiting + progress.moving != 0;
     return {{"left", order == nullptr ? Json::array() : left_behind(app, &progress)},
             {"waits_for", app.waits_for()},
+            {"replans", app.plans().changes()},
+            {"deadline_s", app.meter().deadline_s > 0 ? Json(app.meter().deadline_s) : Json()},
             {"stage", evacuation::to_string(progress.stage)},
             {"event", progress.event_id},
             {"reason", progress.reason},

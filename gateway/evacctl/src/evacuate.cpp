@@ -17,12 +17,14 @@ struct Options {
     bool hold_landing = false;
     bool no_wait = false;
     double wait_s = 3600;
+    double deadline_s = 0;
 };
 
 int evacuate(const Context& context, const Options& options) {
     Json body{{"reason", options.reason},
               {"planned", options.planned},
               {"hold_landing", options.hold_landing}};
+    if (options.deadline_s > 0) body["deadline_s"] = options.deadline_s;
     if (!options.vms.empty()) body["vms"] = options.vms;
     auto reply = context.client().post("/v1/evacuation", body);
     if (!reply.ok()) return fail(reply.error());
@@ -127,6 +129,8 @@ void add_evacuate(CLI::App& cli, Context& context) {
     verb->add_flag("--hold-landing", options->hold_landing,
                    "land paused; `evacctl vm release` at the peer lets each run");
     verb->add_flag("--no-wait", options->no_wait, "do not wait for the end");
+    verb->add_option("--deadline", options->deadline_s,
+                     "seconds until the site may be dark: the order saves the most by then");
     verb->add_option("--wait", options->wait_s, "seconds to wait at most");
     verb->callback([&context, options] {
         context.chosen = [&context, options] { return evacuate(context, *options); };
