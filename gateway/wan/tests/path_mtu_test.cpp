@@ -192,7 +192,11 @@ TEST(PathMtuOnPath, SmallPathIsFoundAndProbesAreNoCongestion) {
     o.a_to_b.queue_bytes = o.b_to_a.queue_bytes = 4u << 20;
     World w(o);
     Flow flow(w);
-    w.run_until(w.now_ns() + 3 * kNsPerSecond);
+    uint64_t worst_loss_ppm = 0;
+    for (int i = 0; i < 300; ++i) {
+        w.run_until(w.now_ns() + 10 * kNsPerMs);
+        worst_loss_ppm = std::max(worst_loss_ppm, w.a().stats(w.now_ns()).loss_ppm);
+    }
     for (const size_t side : {0u, 1u}) {
         EXPECT_LE(mtu_of(w, side), 1400u);
         EXPECT_GE(mtu_of(w, side), 1384u);
@@ -200,7 +204,7 @@ TEST(PathMtuOnPath, SmallPathIsFoundAndProbesAreNoCongestion) {
     const Stats a = w.a().stats(w.now_ns());
     EXPECT_GE(a.path_mtu_probes, 4u);
     EXPECT_EQ(a.packets_lost, 0u);
-    EXPECT_EQ(a.loss_ppm, 0u);
+    EXPECT_EQ(worst_loss_ppm, 0u);
     EXPECT_EQ(a.path_mtu_black_holes, 0u);
     EXPECT_GT(flow.delivered, 25'000'000u);
 }
