@@ -67,7 +67,13 @@ Result<PlanOutput> plan_from_inventory(Inventory inventory, const PlanOptions& o
     if (!changed.ok()) return changed.error();
     auto plan = solve(*changed, options.solve, clock);
     if (!plan.ok()) return plan.error();
-    return PlanOutput{std::move(*changed), std::move(*plan)};
+    std::vector<Advice> advice;
+    if (options.advise) {
+        auto found = advise(*changed, *plan, options.solve, clock);
+        if (!found.ok()) return found.error();
+        advice = std::move(*found);
+    }
+    return PlanOutput{std::move(*changed), std::move(*plan), std::move(advice)};
 }
 
 Result<PlanOutput> plan_from_text(std::string_view inventory_text, const PlanOptions& options,

@@ -24,9 +24,45 @@ Json vm_json(const std::string& name, const VmOutcome& vm) {
     return out;
 }
 
+void add_reason(const Inventory& inventory, const Plan& plan, VmIndex i, Json& out) {
+    const MissReason reason = i < plan.reason.size() ? plan.reason[i] : MissReason{};
+    out["miss"] = reason.miss == Miss::none ? Json(nullptr) : Json(to_string(reason.miss));
+    if (reason.miss == Miss::waits) out["waits_for"] = inventory.vms[reason.waits_for].name;
+    if (plan.away_host.empty()) return;
+    const int32_t host = plan.away_host[i];
+    out["away_host"] =
+        host < 0 ? Json(nullptr) : Json(inventory.away_hosts[static_cast<size_t>(host)].name);
+}
+
+Json effect_json(const Effect& effect) {
+    Json out;
+    out["makespan_s"] = effect.makespan_s;
+    out["weighted_rescued"] = effect.weighted_rescued;
+    return out;
+}
+
+Json advice_json(const Inventory& inventory, const std::vector<Advice>& advice) {
+    Json out = Json::array();
+    for (const Advice& a : advice) {
+        Json entry;
+        entry["kind"] = to_string(a.kind);
+        if (a.kind == Advice::Kind::bandwidth) {
+            entry["goodput_mbit"] = a.goodput_mbit;
+        } else {
+            entry["vms"] = Json::array();
+            for (const VmIndex i : a.vms) entry["vms"].push_back(inventory.vms[i].name);
+        }
+        entry["before"] = effect_json(a.before);
+        entry["after"] = effect_json(a.after);
+        out.push_back(std::move(entry));
+    }
+    return out;
+}
+
 }  // namespace
 
-std::string plan_to_json(const Inventory& inventory, const Plan& plan) {
+std::string plan_to_json(const Inventory& inventory, const Plan& plan,
+                         const std::vector<Advice>& advice) {
     Json root;
     root["schema"] = kPlanSchema;
     root["order"] = Json::array();
@@ -34,7 +70,9 @@ std::string plan_to_json(const Inventory& inventory, const Plan& plan) {
     for (const VmIndex i : plan.schedule.order) {
         root["order"].push_back(inventory.vms[i].name);
         root["vms"].push_back(vm_json(inventory.vms[i].name, plan.evaluation.vms[i]));
+        add_reason(inventory, plan, i, root["vms"].back());
     }
+    root["advice"] = advice_json(inventory, advice);
     root["makespan_s"] = plan.evaluation.makespan_s;
     root["lower_bound_s"] = plan.stats.lower_bound_s;
     root["gap"] = plan.stats.gap;
@@ -45,6 +83,10 @@ std::string plan_to_json(const Inventory& inventory, const Plan& plan) {
     root["goodput_mbit"] = inventory.link.goodput_mbit;
     root["late"] = plan.evaluation.late;
     root["abandoned"] = plan.evaluation.abandoned;
+    if (plan.evaluation.recovery_points > 0) {
+        root["recovery_points"] = plan.evaluation.recovery_points;
+        root["weighted_recovery_point"] = plan.evaluation.weighted_recovery_point;
+    }
     root["exact"] = plan.stats.exact;
     root["solve_ms"] = plan.stats.solve_ms;
     return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";

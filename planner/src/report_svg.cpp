@@ -3,6 +3,7 @@
 // orange or blue, but late.
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "evac/planner/report.hpp"
 #include "report_text.hpp"
@@ -12,10 +13,11 @@ namespace {
 
 constexpr double kLabelWidth = 210;
 constexpr double kChartWidth = 760;
-constexpr double kRightMargin = 130;
+constexpr double kRightMargin = 240;
 constexpr double kTop = 64;
 constexpr double kRowHeight = 18;
 constexpr double kBarHeight = 12;
+constexpr double kRemarkHeight = 14;
 constexpr size_t kGroupRows = 40;
 constexpr size_t kLabelCharacters = 26;
 
@@ -49,14 +51,17 @@ std::string escaped(std::string_view text) {
     return out;
 }
 
-Row vm_row(const VmInput& input, const VmOutcome& vm) {
+Row vm_row(const Inventory& inventory, const Plan& plan, VmIndex i) {
+    const VmInput& input = inventory.vms[i];
+    const VmOutcome& vm = plan.evaluation.vms[i];
+    const std::string why = miss_text(inventory, plan, i);
     Row row;
     row.label = input.name;
     row.vms = 1;
-    if (vm.mode == Mode::abandon) {
+    if (!moves(vm.mode)) {
         row.abandoned = 1;
-        row.title = input.name + ": abandoned";
-        row.note = "abandoned";
+        row.title = input.name + ": " + why;
+        row.note = vm.mode == Mode::recovery_point ? "recovery point" : "abandoned";
         return row;
     }
     row.start_s = vm.start_s;
@@ -67,8 +72,8 @@ Row vm_row(const VmInput& input, const VmOutcome& vm) {
     row.title = input.name + ": " + std::string(to_string(vm.mode)) + ", link " +
                 duration_text(vm.start_s) + " to " + duration_text(vm.link_end_s) + ", away " +
                 duration_text(vm.away_s) + ", downtime " + fixed(vm.downtime_ms, 0) + " ms, " +
-                fixed(vm.bytes_mib, 1) + " MiB";
-    row.note = duration_text(vm.away_s);
+                fixed(vm.bytes_mib, 1) + " MiB" + (why.empty() ? "" : "; " + why);
+    row.note = duration_text(vm.away_s) + (why.empty() ? "" : ", " + why);
     return row;
 }
 
@@ -89,8 +94,8 @@ void describe(Row& group, size_t first, const std::string& first_name,
         std::to_string(first) + "-" + std::to_string(first + group.vms - 1) + "  " + first_name;
     group.title = std::to_string(group.vms) + " VMs, " + first_name + " to " + last_name +
                   ", away by " + duration_text(group.away_s) + ", late " +
-                  std::to_string(group.late) + ", abandoned " + std::to_string(group.abandoned);
-    group.note = group.vms == group.abandoned ? "abandoned" : duration_text(group.away_s);
+                  std::to_string(group.late) + ", not moved " + std::to_string(group.abandoned);
+    group.note = group.vms == group.abandoned ? "not moved" : duration_text(group.away_s);
     if (group.late > 0) group.note += ", " + std::to_string(group.late) + " late";
 }
 
@@ -103,10 +108,10 @@ std::vector<Row> make_rows(const Inventory& inventory, const Plan& plan) {
         const size_t first = n * r / count, last = n * (r + 1) / count;
         Row row;
         if (count == n) {
-            row = vm_row(inventory.vms[order[r]], plan.evaluation.vms[order[r]]);
+            row = vm_row(inventory, plan, order[r]);
         } else {
             for (size_t p = first; p < last; ++p) {
-                add(row, vm_row(inventory.vms[order[p]], plan.evaluation.vms[order[p]]));
+                add(row, vm_row(inventory, plan, order[p]));
             }
             describe(row, first + 1, inventory.vms[order[first]].name,
                      inventory.vms[order[last - 1]].name);
@@ -187,9 +192,25 @@ void draw_row(Canvas& canvas, const Row& row, double y) {
     canvas.raw("</g>\n");
 }
 
+// Why VMs are not away in time, counted, and what would help: under the chart.
+std::vector<std::string> remarks(const Inventory& inventory, const Plan& plan,
+                                 const std::vector<Advice>& advice) {
+    std::map<std::string, size_t> why;
+    for (const MissReason& reason : plan.reason) {
+        if (reason.miss != Miss::none) ++why[std::string(to_string(reason.miss))];
+    }
+    std::vector<std::string> lines;
+    for (const auto& [name, count] : why)
+        lines.push_back(std::to_string(count) + " not away in time: " + name);
+    for (const std::string& line : advice_lines(inventory, advice))
+        lines.push_back("would help: " + line);
+    return lines;
+}
+
 }  // namespace
 
-std::string plan_to_svg(const Inventory& inventory, const Plan& plan) {
+std::string plan_to_svg(const Inventory& inventory, const Plan& plan,
+                        const std::vector<Advice>& advice) {
     const std::vector<Row> rows = make_rows(inventory, plan);
     const double makespan = plan.evaluation.makespan_s;
     double span = std::max(makespan, 1e-3);
@@ -209,7 +230,8 @@ std::string plan_to_svg(const Inventory& inventory, const Plan& plan) {
                     "deadline " + duration_text(*inventory.deadline_s));
     }
     const double width = kLabelWidth + kChartWidth + kRightMargin;
-    const double height = canvas.bottom() + 42;
+    const std::vector<std::string> below = remarks(inventory, plan, advice);
+    const double height = canvas.bottom() + 42 + kRemarkHeight * static_cast<double>(below.size());
     const Evaluation& e = plan.evaluation;
     std::string head = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + fixed(width, 0) +
                        "\" height=\"" + fixed(height, 0) + "\" viewBox=\"0 0 " + fixed(width, 0) +
@@ -218,9 +240,9 @@ std::string plan_to_svg(const Inventory& inventory, const Plan& plan) {
                        "<style>.s{font-size:10px;fill:#555}.bad{fill:#c0392b}</style>\n" +
                        "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n";
     const size_t n = inventory.vms.size();
-    std::string title = "Evacuation plan: " + std::to_string(n - e.abandoned) + " of " +
-                        std::to_string(n) + " VMs away in " + duration_text(makespan) + " at " +
-                        fixed(inventory.link.goodput_mbit, 1) + " Mbit/s";
+    std::string title = "Evacuation plan: " + std::to_string(n - e.abandoned - e.recovery_points) +
+                        " of " + std::to_string(n) + " VMs away in " + duration_text(makespan) +
+                        " at " + fixed(inventory.link.goodput_mbit, 1) + " Mbit/s";
     if (e.late > 0) title += ", " + std::to_string(e.late) + " after the deadline";
     canvas.text(8, 22, "font-size=\"15\" font-weight=\"bold\"", title);
     canvas.text(
@@ -228,6 +250,10 @@ std::string plan_to_svg(const Inventory& inventory, const Plan& plan) {
         "blue: transfer while the guest runs; orange: guest stopped (for a group: switchover); "
         "red: late; grey dashes: proved lower bound " +
             duration_text(plan.stats.lower_bound_s));
+    for (size_t i = 0; i < below.size(); ++i) {
+        canvas.text(8, canvas.bottom() + 32 + kRemarkHeight * static_cast<double>(i + 1),
+                    "class=\"s\"", below[i]);
+    }
     return head + canvas.take() + "</svg>\n";
 }
 

@@ -47,7 +47,8 @@ constexpr const char* kGoldenJson = R"({
       "bytes_mib": 2.0,
       "live_passes": 1,
       "meets_deadline": true,
-      "meets_downtime_limit": false
+      "meets_downtime_limit": false,
+      "miss": null
     },
     {
       "name": "web <1>",
@@ -59,9 +60,11 @@ constexpr const char* kGoldenJson = R"({
       "bytes_mib": 2.0,
       "live_passes": 0,
       "meets_deadline": false,
-      "meets_downtime_limit": true
+      "meets_downtime_limit": true,
+      "miss": "late"
     }
   ],
+  "advice": [],
   "makespan_s": 4.25,
   "lower_bound_s": 4.25,
   "gap": 0.0,

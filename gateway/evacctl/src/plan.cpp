@@ -17,7 +17,8 @@ struct Options {
     bool dry_run = false;
     std::string inventory, svg, save_inventory;
     std::optional<double> rate_mbit, deadline_s;  // refused by the planner when out of range
-    std::vector<std::string> freeze, exclude, priority, compare;
+    std::vector<std::string> freeze, exclude, priority, compare, post_copy;
+    bool triage = false;
 };
 
 Result<std::string> inventory_text(const Context& context, const Options& options) {
@@ -138,6 +139,10 @@ int run(const Context& context, const Options& options) {
     }
     for (const auto& name : options.freeze)
         plan_options.solve.forced_mode.emplace_back(name, planner::Mode::freeze);
+    for (const auto& name : options.post_copy)
+        plan_options.solve.forced_mode.emplace_back(name, planner::Mode::post_copy);
+    plan_options.solve.triage = options.triage;
+    plan_options.advise = true;
     // The daemon's handover stops each guest for its last pass (live passes under KVM are pending):
     // plan what it does.
     if (options.inventory.empty()) plan_options.solve.forced_mode_all = planner::Mode::freeze;
@@ -177,6 +182,10 @@ void add_plan(CLI::App& cli, Context& context) {
     verb->add_option("--deadline", options->deadline_s, "what if this were the deadline, seconds");
     verb->add_option("--freeze", options->freeze,
                      "what if this VM were stopped for its whole turn");
+    verb->add_option("--post-copy", options->post_copy,
+                     "what if this VM ran at the peer while its memory follows");
+    verb->add_flag("--triage", options->triage,
+                   "VMs that cannot make the deadline land from their recovery points");
     verb->add_option("--exclude", options->exclude, "without this VM");
     verb->add_option("--priority", options->priority,
                      "NAME=WEIGHT: what if this VM counted so much");

@@ -14,7 +14,9 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <set>
 #include <string>
+#include <tuple>
 
 #include "sim_world.hpp"
 
@@ -40,16 +42,25 @@ Bytes make_message(SessionId session, Class c, uint64_t sequence, size_t size) {
     return out;
 }
 
+// Messages that their sender was told will not be sent: expired or cancelled.
+using Droppings = std::set<std::tuple<SessionId, size_t, uint64_t>>;
+
 // What one side expects of the other. Empty = fine.
 struct Checker {
     SessionId session = SessionId::none;
     std::array<uint64_t, kClasses> expected{};
 
-    std::string accept(Class c, const Message& m) {
+    void skip(const Droppings& dropped) {
+        for (size_t c = 0; c < kClasses; ++c) {
+            while (dropped.count({session, c, expected[c]}) != 0) ++expected[c];
+        }
+    }
+    std::string accept(Class c, const Message& m, const Droppings& dropped) {
         if (m.session != session) {
             session = m.session;
             expected.fill(0);
         }
+        skip(dropped);
         if (m.bytes.size() < kPrefixBytes) return "short message";
         ByteReader reader(m.bytes);
         if (reader.le64() != static_cast<uint64_t>(m.session)) return "message of another session";
@@ -88,6 +99,7 @@ struct Outcome {
     std::string problem;
     uint64_t messages = 0;
     uint64_t sessions = 0;
+    uint64_t droppings = 0;
     Stats a, b;
 };
 
@@ -95,7 +107,15 @@ struct Outcome {
 // line here and one in Scenario::options() or Scenario::step().
 struct Features {
     bool rekey_often = false;
-    explicit Features(Random& random) { rekey_often = random.chance(0.5); }
+    bool scavenge = false;   // switched on and off all the time
+    bool droppable = false;  // messages with deadlines, messages that are cancelled
+    FecMode fec = FecMode::full;
+    explicit Features(Random& random) {
+        rekey_often = random.chance(0.5);
+        scavenge = random.chance(0.3);
+        droppable = random.chance(0.3);
+        fec = static_cast<FecMode>(random.below(3));
+    }
 };
 
 void draw_faults(Random& random, LinkModel& m) {
@@ -142,6 +162,7 @@ class Scenario {
         out.hash = world_.trace_hash();
         out.problem = problem_;
         out.messages = messages_;
+        out.droppings = droppings_;
         out.a = world_.a().stats(world_.clock_ns(0));
         out.b = world_.b().stats(world_.clock_ns(1));
         out.sessions = out.b.sessions;
@@ -159,6 +180,7 @@ class Scenario {
         draw_faults(random_, o.b_to_a);
         if (features_.rekey_often)
             o.a.rekey_after_packets = o.b.rekey_after_packets = 20 + random_.below(300);
+        o.a.fec = o.b.fec = features_.fec;
         o.a.reconnect_after_ns = o.b.reconnect_after_ns = 500 * kNsPerMs;
         for (size_t i = 0; i < kClasses; ++i) {
             o.a.classes[i] =
@@ -217,7 +239,7 @@ class Scenario {
     }
 
     void accept(size_t side, Class c, const Message& m) {
-        const std::string problem = checkers_[side].accept(c, m);
+        const std::string problem = checkers_[side].accept(c, m, dropped_[1 - side]);
         if (!problem.empty()) fail("side " + std::to_string(side) + ": " + problem);
         world_.note(side, index(c), m.bytes.size());
         ++messages_;
@@ -253,6 +275,8 @@ class Scenario {
                 if (planted_ == Planted::stop_taking && taken_ >= 3) continue;
                 while (auto m = end.take(c)) deliver(side, c, std::move(*m));
             }
+            if (features_.scavenge && random_.chance(0.01)) end.set_scavenger(random_.chance(0.5));
+            while (auto gone = end.take_dropped()) drop(side, *gone);
             produce(side);
         }
         if (world_.events() > kEventsMax) fail("more datagrams on the way than queues allow");
@@ -272,22 +296,48 @@ class Scenario {
             kPrefixBytes + (random_.chance(0.9)    ? random_.below(3000)
                             : random_.chance(0.95) ? random_.below(50'000)
                                                    : random_.below(kMessageBytesMax - 100));
-        const SendResult result = end.send(
-            c, sender.session, make_message(sender.session, c, sender.sent[index(c)], size));
+        const uint64_t sequence = sender.sent[index(c)];
+        SendOptions options;
+        if (features_.droppable) {
+            options.ticket = sequence + 1;
+            if (random_.chance(0.3))
+                options.deadline_ns = world_.clock_ns(side) + random_.below(200) * kNsPerMs;
+        }
+        const SendResult result =
+            end.send(c, sender.session, make_message(sender.session, c, sequence, size), options);
         if (result == SendResult::ok) ++sender.sent[index(c)];
+        if (features_.droppable && random_.chance(0.2)) {
+            const uint64_t ticket = 1 + random_.below(sequence + 1);
+            if (end.cancel(c, sender.session, ticket) == Dropped::Reason::cancelled)
+                drop(side, {c, Dropped::Reason::cancelled, sender.session, ticket, 0});
+        }
         const size_t limit = planted_ == Planted::exceed_queues ? 1000 : kQueueBytesMax;
         const Stats stats = end.stats(world_.clock_ns(side));
         if (stats.classes[index(c)].queued_bytes > limit) fail("send queue over its limit");
     }
 
-    bool finished() const {
+    void drop(size_t side, const Dropped& gone) {
+        if (gone.reason == Dropped::Reason::too_late) return;
+        const bool first =
+            dropped_[side].insert({gone.session, index(gone.c), gone.ticket - 1}).second;
+        if (!first) fail("a message was dropped twice");
+        ++droppings_;
+    }
+
+    bool finished() {
         if (!problem_.empty()) return true;
         for (size_t side = 0; side < 2; ++side) {
             const Sender& sender = senders_[side];
-            const Checker& checker = checkers_[1 - side];
+            Checker& checker = checkers_[1 - side];
+            // All of a session may be dropped before the other side sees any of it.
+            if (checker.session == sender.session) checker.skip(dropped_[side]);
             uint64_t sent = 0;
             for (const uint64_t n : sender.sent) sent += n;
             if (sender.session == SessionId::none) return false;
+            for (size_t c = 0; c < kClasses && checker.session != sender.session; ++c) {
+                for (uint64_t n = 0; n < sender.sent[c]; ++n)
+                    sent -= dropped_[side].count({sender.session, c, n});
+            }
             if (sent > 0 && (checker.session != sender.session || checker.expected != sender.sent))
                 return false;
         }
@@ -329,6 +379,8 @@ class Scenario {
     std::array<Sender, 2> senders_;
     std::array<Checker, 2> checkers_;
     std::string problem_;
+    std::array<Droppings, 2> dropped_;  // by the side that sent
+    uint64_t droppings_ = 0;
     uint64_t messages_ = 0;
 };
 
@@ -340,6 +392,7 @@ uint64_t number_from(const char* variable, uint64_t otherwise) {
 // Sums over all seeds, printed: whoever changes the faults sees whether they still happen.
 struct Tally {
     uint64_t seeds = 0, messages = 0, sessions = 0, lost = 0, spurious = 0, rekeys = 0;
+    uint64_t droppings = 0;
     uint64_t rebuilt = 0;  // by forward error correction, which is on by default
     uint64_t moves = 0, false_moves = 0, black_holes = 0, mtu_probes = 0;
     std::array<uint64_t, kDropReasons> drops{};
@@ -347,6 +400,7 @@ struct Tally {
     void add(const Outcome& out) {
         ++seeds;
         messages += out.messages;
+        droppings += out.droppings;
         sessions += out.sessions;
         for (const Stats* s : {&out.a, &out.b}) {
             lost += s->packets_lost;
@@ -371,6 +425,7 @@ struct Tally {
         line("spurious losses", spurious);
         line("key phases", rekeys);
         line("rebuilt from parity", rebuilt);
+        line("expired or cancelled", droppings);
         line("path changes", moves);
         line("path changes refused", false_moves);
         line("MTU probes", mtu_probes);
@@ -396,6 +451,7 @@ TEST(Simulation, EveryMessageOnceInOrderUnderFaultsAndProgressAfterwards) {
     EXPECT_GT(tally.lost, count);
     EXPECT_GT(tally.rekeys, count);
     EXPECT_GT(tally.rebuilt, count);
+    EXPECT_GT(tally.droppings, count);
     EXPECT_GT(tally.moves, count / 20);
     EXPECT_GT(tally.black_holes, 0u);
     EXPECT_GT(tally.drops[static_cast<size_t>(DropReason::bad_tag)], 0u);

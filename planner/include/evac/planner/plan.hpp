@@ -23,21 +23,23 @@ Result<Inventory> apply(Inventory inventory, const WhatIf& what_if);
 
 struct PlanOptions {
     WhatIf what_if;
-    SolveOptions solve;  // `--freeze NAME` is solve.forced_mode.push_back({NAME, Mode::freeze})
+    bool advise = false;  // also plan what would help: a few plans more
+    SolveOptions solve;   // `--freeze NAME` is solve.forced_mode.push_back({NAME, Mode::freeze})
 };
 
 struct PlanOutput {
     Inventory inventory;  // after what_if
     Plan plan;
+    std::vector<Advice> advice;  // with PlanOptions::advise
 
     // Everything goes and, where there is a deadline, is away by it. False is exit code 3.
     bool feasible() const {
         const Evaluation& e = plan.evaluation;
         return e.late == 0 && e.abandoned == 0 && e.recovery_points == 0;
     }
-    std::string json() const { return plan_to_json(inventory, plan); }
-    std::string table() const { return plan_to_table(inventory, plan); }
-    std::string svg() const { return plan_to_svg(inventory, plan); }
+    std::string json() const { return plan_to_json(inventory, plan, advice); }
+    std::string table() const { return plan_to_table(inventory, plan, advice); }
+    std::string svg() const { return plan_to_svg(inventory, plan, advice); }
 };
 
 // invalid_argument (exit code 2): the text, the changes or the options; the context says what and
