@@ -17,21 +17,22 @@ constexpr uint32_t kTrainPacketsMin = 24;
 constexpr uint64_t kTrainSpeed = 40;  // the train goes out at this many times the start rate
 constexpr double kTrainShare = 0.97;  // of the rate that the train showed
 
-constexpr double kGrowthStep = 3;
-constexpr uint32_t kGrowthStepsMax = 8;
-constexpr double kScavengerStep = 0.15;  // of the rate known, per round
+constexpr double kGrowthStep = 2;
+constexpr uint32_t kGrowthStepsMax = 12;
+constexpr double kScavengerStep = 0.15;          // of the rate known, per round
 constexpr uint64_t kYieldMemoryNs = 20'000'000;  // and three round trips
 constexpr uint64_t kPeakMemoryNs = 20'000'000'000;
 constexpr double kScavengerPacingGain = 1.03;
-constexpr uint64_t kScavengerBlindNs = 4'000'000;  // of the queue: full before we see it
+constexpr uint64_t kScavengerBlindNs = 5'000'000;  // of the queue: full before we see it
 constexpr double kScavengerQueueShare = 0.5;
 constexpr double kScavengerGrowth = 0.02;  // first step beyond the rate known
-constexpr uint64_t kScavengerTargetNs = 800'000;
+constexpr uint64_t kScavengerTargetNs = 600'000;
 constexpr uint64_t kHoldRounds = 3;
 constexpr uint64_t kHoldMinNs = 200'000'000;
 constexpr uint64_t kHoldMaxNs = 600'000'000;
 constexpr uint32_t kStuckRounds = 4;
 constexpr std::array<double, 8> kCompeteCycle{1.25, 0.75, 1, 1, 1, 1, 1, 1};
+constexpr double kCompeteWindow = 1.25;  // of what the rate keeps under way, queue included
 constexpr uint64_t kBaseFreshNs = 10'000'000'000;
 constexpr uint64_t kDrainExtraNs = 1'000'000;  // taken out beyond our queue, so that it runs dry
 constexpr uint64_t kOverflowMemoryNs = 60'000'000'000;
@@ -303,7 +304,9 @@ uint64_t RateControl::target_ns() const {
 }
 
 void RateControl::step(uint64_t now_ns) {
-    reference_rate_ = std::max(rate_bytes_per_s(), scaled(reference_rate_, 1 - std::min(0.5, static_cast<double>(delay_.base_ns()) / 300e9)));
+    reference_rate_ = std::max(
+        rate_bytes_per_s(),
+        scaled(reference_rate_, 1 - std::min(0.5, static_cast<double>(delay_.base_ns()) / 1e12)));
     switch (mode_) {
         case Mode::startup:
             if (delay_.standing_ns() > target_ns()) enter_steady();
@@ -340,7 +343,7 @@ void RateControl::follow_queue() {
     if (change < 0 || round_limited_) window_ += change;
 }
 
-// A full window and no queue: the path carries more than we thought. Each step is three times the
+// A full window and no queue: the path carries more than we thought. Each step is twice the
 // one before.
 void RateControl::probe_growth(double first) {
     if (!round_limited_) return;
@@ -421,9 +424,9 @@ void RateControl::step_scavenger(uint64_t now_ns) {
     if (!round_limited_) return;
     // Even steps: what is too much by the time the queue shows must still fit into the queue.
     const uint64_t room = scavenger_peak_ns_ - std::min(scavenger_peak_ns_, kScavengerBlindNs);
-    const double share = std::clamp(kScavengerQueueShare * static_cast<double>(room) /
-                                        static_cast<double>(delay_.base_ns()),
-                                    kScavengerGrowth, kScavengerStep);
+    const double share = std::clamp(
+        kScavengerQueueShare * static_cast<double>(room) / static_cast<double>(delay_.base_ns()),
+        kScavengerGrowth, kScavengerStep);
     const double known = 0.97 * bytes_in(reference_rate_, delay_.base_ns());
     if (window_ < known) {
         window_ = std::min(window_ + share * known, known);
@@ -483,7 +486,8 @@ void RateControl::update_outputs() {
     const double most = kFilterRoom * bytes_in(limits_.ceiling_bytes_per_s, rtt) + kAllowanceBytes;
     window_ = std::clamp(window_, kWindowMinBytes, std::max(most, kWindowMinBytes));
     double window = window_;
-    double pacing = (scavenger_ ? kScavengerPacingGain : kPacingGain) * window_ * 1e9 / static_cast<double>(rtt);
+    double pacing = (scavenger_ ? kScavengerPacingGain : kPacingGain) * window_ * 1e9 /
+                    static_cast<double>(rtt);
     if (mode_ == Mode::startup) {
         const auto start = static_cast<double>(limits_.start_bytes_per_s);
         pacing =
@@ -491,7 +495,7 @@ void RateControl::update_outputs() {
     } else if (mode_ == Mode::compete) {
         const uint64_t rate = std::max(rate_bytes_per_s(), floor);
         pacing = kCompeteCycle[phase_] * static_cast<double>(rate);
-        window = 2 * bytes_in(rate, min_rtt_ns()) + kAllowanceBytes;
+        window = kCompeteWindow * bytes_in(rate, rtt) + kAllowanceBytes;
     }
     window_bytes_ = static_cast<uint64_t>(std::max(window, kWindowMinBytes));
     pacing_ = std::clamp(static_cast<uint64_t>(pacing), floor, limits_.ceiling_bytes_per_s);

@@ -8,7 +8,7 @@
 //   startup: a train of packets shows the link's rate; without enough data the window doubles
 //   steady:  each round  window += 1/2 (target queue - our queue); no queue seen: steps that grow
 //   compete: a queue that does not drain when our share of it is taken out belongs to others:
-//            hold our rate (gains 1.25, 0.75, 1 x 6, window twice rate x RTT) until it is gone
+//            hold our rate (gains 1.25, 0.75, 1 x 6, window 1.25 x rate x RTT) until it is gone
 //   scavenging (set_scavenger): a queue above twice a smaller target halves the window each
 //            round trip, and it grows again only when the queue has been gone for a while
 //   drain:   one round now and then with our share of the queue taken out, so that the base delay
