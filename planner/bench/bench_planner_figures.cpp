@@ -77,7 +77,6 @@ void small() {
         SolveOptions exact, search;
         exact.freeze_for_deadline = search.freeze_for_deadline = false;
         search.exact_small = search.tight_bound = false;
-        search.turns_max = 100'000;
         Plan best = must(solve(inventory, exact, kClock));
         if (random.chance(0.4)) {
             inventory.deadline_s = best.evaluation.makespan_s * testing::between(random, 0.2, 0.9);

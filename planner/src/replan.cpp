@@ -16,7 +16,7 @@ namespace evac::planner {
 namespace {
 
 constexpr double kFreezeGainShareMin = 0.005;
-constexpr uint64_t kTurnsPerVm = 50;
+constexpr uint64_t kTurnsPerVm = 16;
 constexpr uint64_t kTurnsMin = 100'000;
 
 // The VMs that still use the link, in an inventory of their own whose clock starts now.

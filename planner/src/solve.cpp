@@ -117,7 +117,7 @@ void to_schedule(const Compiled& model, const Arrangement& found, const Prepared
 uint64_t default_turns(size_t n) {
     const uint64_t count = n;
     // 2 million turns are 0.2 to 0.5 s; beyond 20,000 VMs a fixed number of passes over all.
-    return std::max(std::clamp<uint64_t>(300 * count * count, 100'000, 2'000'000), 100 * count);
+    return std::max(std::clamp<uint64_t>(300 * count * count, 1'000'000, 2'000'000), 100 * count);
 }
 
 class Stopwatch {

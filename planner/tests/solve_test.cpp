@@ -83,7 +83,7 @@ TEST_P(Seeds, SearchComesCloseToTheOptimum) {
     search.exact_small = false;
     double sum = 0, worst = 0;
     int compared = 0, weight_missed = 0;
-    const int instances = 70;
+    const int instances = 35;
     for (int k = 0; k < instances; ++k) {
         Inventory inventory = testing::random_inventory(random, testing::kFamilies[k % 7],
                                                         2 + random.below(kExactVmsMax - 3));
