@@ -32,6 +32,7 @@ constexpr uint64_t kHoldMinNs = 200'000'000;
 constexpr uint64_t kHoldMaxNs = 600'000'000;
 constexpr uint32_t kStuckRounds = 4;
 constexpr std::array<double, 8> kCompeteCycle{1.25, 0.75, 1, 1, 1, 1, 1, 1};
+constexpr uint64_t kUndoRounds = 4;
 constexpr double kCompeteWindow = 1.25;  // of what the rate keeps under way, queue included
 constexpr uint64_t kBaseFreshNs = 10'000'000'000;
 constexpr uint64_t kDrainExtraNs = 1'000'000;  // taken out beyond our queue, so that it runs dry
@@ -259,7 +260,15 @@ void RateControl::end_round(uint64_t now_ns, bool after_outage) {
 
 // More was lost than chance explains: back to what arrived, and the queue must stay shorter.
 void RateControl::cut(uint64_t now_ns) {
-    undo_ = {window_, overflow_ns_, round_lost_, round_acked_ + round_lost_, filter_, mode_};
+    const uint64_t total = round_acked_ + round_lost_;
+    if (undo_.total_bytes > 0 &&
+        now_ns - undo_.at_ns < kUndoRounds * (min_rtt_ns() + last_peak_ns_)) {
+        // One event cut in several rounds is undone as one.
+        undo_.lost_bytes += round_lost_;
+        undo_.total_bytes += total;
+    } else {
+        undo_ = {window_, overflow_ns_, round_lost_, total, filter_, mode_, now_ns};
+    }
     const uint64_t newest = filter_[(round_ + kFilterRounds - 1) % kFilterRounds];
     if (newest > 0) {
         filter_.fill(0);

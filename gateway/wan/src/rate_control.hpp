@@ -129,6 +129,7 @@ class RateControl {
         uint64_t total_bytes = 0;
         std::array<uint64_t, kFilterRounds> filter{};
         Mode mode{};
+        uint64_t at_ns = 0;
     };
 
     void take_sample(uint64_t now_ns);

@@ -59,8 +59,6 @@ TEST(Rate, ACutThatProvesSpuriousIsUndone) {
     s.now += 10 * kNsPerMs;
     s.ack(first + 60, first + 79);
     s.now += 100 * kNsPerMs;
-    s.recovery.detect(s.now, s.outcome, [](const SentPacket&) {});
-    s.rate.on_ack_end(s.now, s.recovery.inflight_bytes(), 60 * 1500, false);
     EXPECT_EQ(s.recovery.lost_packets(), 60u);
     const uint64_t next = s.send(20);
     s.now += 10 * kNsPerMs;
