@@ -89,7 +89,7 @@ IdentityHasher make_hasher() {
 
 void bench_hashes(const Pages& pages) {
     IdentityHasher hasher = make_hasher();
-    const Fingerprinter fingerprinter(1);
+    const Fingerprinter fingerprinter(make_hasher().fingerprint_seed());
     uint64_t sum = 0;
     const Bytes zero(64 * kMiB);
     print_pages("zero test (zero pages, cold)", 16'384, measure([&] {
@@ -126,7 +126,7 @@ struct Home {
         }
     }
     double feed(const Pages* pages, RegionId region) {
-        const Fingerprinter fingerprinter(1);
+        const Fingerprinter fingerprinter(make_hasher().fingerprint_seed());
         std::vector<Fingerprint> fingerprints(kPages);
         for (uint64_t i = 0; pages != nullptr && i < kPages; ++i) {
             fingerprints[i] = fingerprinter(pages->page(i));

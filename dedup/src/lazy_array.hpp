@@ -19,6 +19,8 @@ class LazyArray {
         void* memory = ::mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED) return;
+        // Random access over many MiB: fewer faults and TLB misses. Advice only.
+        ::madvise(memory, count * sizeof(T), MADV_HUGEPAGE);
         data_ = static_cast<T*>(memory);
         size_ = count;
     }

@@ -251,7 +251,9 @@ void Reducer::Impl::emit(uint8_t lane) {
     ++stats.batches;
     stats.message_bytes += encoded.message.size();
     remember(state, sequence, batch);
-    EncodedBatch out{batch.vm, sequence, lane, batch.pages, std::move(encoded.message)};
+    const uint64_t content_bytes = uint64_t{literals + batch.verified} * kPageBytes;
+    EncodedBatch out{batch.vm,    sequence,      lane,
+                     batch.pages, content_bytes, std::move(encoded.message)};
     batch.reset();
     sink(std::move(out));
 }

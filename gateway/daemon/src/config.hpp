@@ -41,7 +41,7 @@ struct PrestageConfig {
     double cpu_share = 0.5;    // of one core, for all rounds of this host together
     double ceiling_mbit = 0;   // prestaging on the WAN; 0 = no ceiling of its own
     uint64_t queue_mib = 512;  // all dirty queues together
-    int zstd_level = 1;
+    int zstd_level = 0;  // 0: not given, reduction tunes itself
     uint64_t index_table_mib = 64;
 };
 

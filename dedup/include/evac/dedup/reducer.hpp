@@ -54,6 +54,7 @@ struct EncodedBatch {
     uint64_t sequence = 0;  // from 1, +1 per batch of the VM, over all lanes
     uint8_t lane = 0;
     uint32_t pages = 0;
+    uint64_t content_bytes = 0;  // of the pages that are not zero
     Bytes message;
 };
 
