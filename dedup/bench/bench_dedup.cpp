@@ -17,6 +17,7 @@
 #include "evac/core/random.hpp"
 #include "evac/dedup/expander.hpp"
 #include "evac/dedup/reducer.hpp"
+#include "mixed_backlog.hpp"
 
 namespace {
 
@@ -89,7 +90,7 @@ IdentityHasher make_hasher() {
 
 void bench_hashes(const Pages& pages) {
     IdentityHasher hasher = make_hasher();
-    const Fingerprinter fingerprinter(1);
+    const Fingerprinter fingerprinter(make_hasher().fingerprint_seed());
     uint64_t sum = 0;
     const Bytes zero(64 * kMiB);
     print_pages("zero test (zero pages, cold)", 16'384, measure([&] {
@@ -126,7 +127,7 @@ struct Home {
         }
     }
     double feed(const Pages* pages, RegionId region) {
-        const Fingerprinter fingerprinter(1);
+        const Fingerprinter fingerprinter(make_hasher().fingerprint_seed());
         std::vector<Fingerprint> fingerprints(kPages);
         for (uint64_t i = 0; pages != nullptr && i < kPages; ++i) {
             fingerprints[i] = fingerprinter(pages->page(i));
@@ -179,6 +180,50 @@ void bench_reduction(const Pages& pages) {
         Home other(level);
         seconds = other.feed(&pages, kDisk);
         both("literal, zstd " + std::to_string(level), other, seconds);
+    }
+}
+
+// Mixed content (mixed_backlog.hpp) with every rung, once the reducer's memory has been touched:
+// another guest's disk and memory went through before.
+void bench_mixed() {
+    constexpr uint64_t kMixedPages = 49'152;  // 192 MiB
+    const bench::MixedBacklog before(kMixedPages, 1);
+    const bench::MixedBacklog measured(kMixedPages, 2);
+    for (const int level : {-5, -1, 1, 3}) {
+        NullLogger log;
+        auto index = std::move(Index::open({.directory = ""}, log)).value();
+        Reducer* self = nullptr;
+        uint64_t wire = 0;
+        auto reducer =
+            std::move(Reducer::create(ReducerOptions{.zstd_level = level}, make_hasher(), *index,
+                                      [&](EncodedBatch&& b) {
+                                          wire += b.message.size();
+                                          self->acknowledge(b.vm, b.sequence);
+                                      }))
+                .value();
+        self = reducer.get();
+        const auto feed = [&](const bench::MixedBacklog& backlog, VmId vm) {
+            const auto add = [&](PageItem item) {
+                item.key.vm = vm;
+                reducer->add(item);
+            };
+            if (!reducer->set_region(vm, kDisk, RegionKind::disk, backlog.disk_pages()).ok() ||
+                !reducer->set_region(vm, kRam, RegionKind::main_ram, backlog.pages()).ok()) {
+                std::abort();
+            }
+            for (uint64_t i = 0; i < backlog.disk_pages(); ++i) add(backlog.disk_item(i));
+            reducer->flush();
+            wire = 0;
+            return measure([&] {
+                for (uint64_t i = 0; i < backlog.pages(); ++i) add(backlog.ram_item(i));
+                reducer->flush();
+            });
+        };
+        feed(before, VmId{1});
+        const double seconds = feed(measured, VmId{2});
+        print_pages(("reduce mixed, zstd " + std::to_string(level)).c_str(), kMixedPages, seconds);
+        std::printf("%-34s %10.2f\n", "  raw / wire",
+                    double(kMixedPages * kPageBytes) / double(wire));
     }
 }
 
@@ -295,6 +340,7 @@ int main(int argc, char** argv) {
         bench_hashes(pages);
         bench_reduction(pages);
     }
+    bench_mixed();
     bench_index(entries, argc > 2 ? argv[2] : "/tmp");
     return 0;
 }

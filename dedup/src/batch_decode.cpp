@@ -21,6 +21,9 @@ struct Header {
     size_t literal_pages = 0;
     size_t record_bytes = 0;
     size_t literal_bytes = 0;
+    size_t delta_bytes = 0;
+
+    size_t plain_bytes() const { return literal_pages * kPageBytes + delta_bytes; }
 };
 
 Result<Header> take_header(ByteReader& in, BatchContent& out) {
@@ -32,9 +35,10 @@ Result<Header> take_header(ByteReader& in, BatchContent& out) {
     out.sequence = in.le64();
     header.record_bytes = in.le32();
     header.literal_bytes = in.le32();
-    if (!in.ok()) return bad("shorter than its header of 24 bytes");
+    header.delta_bytes = in.le32();
+    if (!in.ok()) return bad("shorter than its header of 28 bytes");
     if (version != kBatchVersion) {
-        return bad("version " + std::to_string(version) + ", only 1 is known");
+        return bad("version " + std::to_string(version) + ", only 2 is known");
     }
     if ((header.flags & ~kFlagZstd) != 0)
         return bad("unknown flags " + std::to_string(header.flags));
@@ -46,9 +50,14 @@ Result<Header> take_header(ByteReader& in, BatchContent& out) {
         header.record_bytes + header.literal_bytes != in.remaining()) {
         return bad("the sizes in the header do not match the message");
     }
-    if (header.literal_pages == 0 && (header.flags != 0 || header.literal_bytes != 0)) {
-        return bad("literal bytes without literal pages");
+    if (header.plain_bytes() > kBatchLiteralBytesMax) {
+        return bad(std::to_string(header.delta_bytes) + " bytes of deltas beside " +
+                   std::to_string(header.literal_pages) + " literal pages, at most 65536 in all");
     }
+    if (header.plain_bytes() == 0 && (header.flags != 0 || header.literal_bytes != 0)) {
+        return bad("literal bytes without literal pages or deltas");
+    }
+    out.literal_pages = header.literal_pages;
     return header;
 }
 
@@ -65,12 +74,13 @@ class RecordReader {
         return {};
     }
     uint64_t literal_pages() const { return literal_pages_; }
+    uint64_t delta_bytes() const { return delta_bytes_; }
 
   private:
     Status read_one() {
         const uint8_t op = in_.u8();
         if (op == kGroupOp) return read_group();
-        if (op > static_cast<uint8_t>(BatchOp::reference)) {
+        if (op > static_cast<uint8_t>(BatchOp::delta)) {
             return bad("unknown record " + std::to_string(op));
         }
         if (raw(epoch_) == 0) return bad("a run before the first group");
@@ -111,7 +121,7 @@ class RecordReader {
             literal_pages_ += run.count;
             if (literal_pages_ > kBatchLiteralPagesMax) return bad("more than 16 literal pages");
         }
-        if (op == BatchOp::reference) {
+        if (op >= BatchOp::reference) {
             EVAC_TRY(read_source(run));
             if (!in_.ok()) return {};
         }
@@ -123,14 +133,21 @@ class RecordReader {
         const uint64_t vm = take_varint(in_);
         const uint64_t region = take_varint(in_);
         const uint64_t page = unzigzag(take_varint(in_), expected_source_);
+        const uint64_t shift = run.op == BatchOp::reference ? 0 : take_varint(in_);
         if (!in_.ok()) return {};
-        if (vm > UINT32_MAX || region >= kRegionsMax || !in_range(page, run.count)) {
+        if (shift >= kPageBytes || (run.op == BatchOp::shifted && shift == 0)) {
+            return bad("shift " + std::to_string(shift));
+        }
+        if (vm > UINT32_MAX || region >= kRegionsMax ||
+            !in_range(page, run.count + (shift != 0 ? 1 : 0))) {
             return bad("source vm " + std::to_string(vm) + " region " + std::to_string(region) +
                        " page " + std::to_string(page));
         }
         run.source = Location{VmId{static_cast<uint32_t>(vm)},
                               RegionId{static_cast<uint16_t>(region)}, page};
+        run.shift = static_cast<uint32_t>(shift);
         run.index = out_.identities.size();
+        run.delta = out_.deltas.size();
         if (run.count > kBatchReferencesMax - out_.identities.size()) {
             return bad("more than 512 references");
         }
@@ -141,7 +158,22 @@ class RecordReader {
             Identity identity;
             std::copy(bytes.begin(), bytes.end(), identity.begin());
             out_.identities.push_back(identity);
+            if (run.op == BatchOp::delta) EVAC_TRY(read_delta());
         }
+        return {};
+    }
+
+    Status read_delta() {
+        BatchDelta delta;
+        delta.base_tag = in_.le32();
+        const uint32_t coded = in_.le16();
+        if (!in_.ok()) return {};  // read_all says so
+        if (coded / 2 > kPageBytes) return bad("delta of " + std::to_string(coded / 2) + " bytes");
+        delta.kind = static_cast<DeltaKind>(coded & 1);
+        delta.size = coded / 2;
+        delta.offset = static_cast<uint32_t>(delta_bytes_);  // at most 512 * 4096
+        delta_bytes_ += delta.size;
+        out_.deltas.push_back(delta);
         return {};
     }
 
@@ -152,6 +184,7 @@ class RecordReader {
     uint64_t expected_ = 0;
     uint64_t expected_source_ = 0;
     uint64_t literal_pages_ = 0;
+    uint64_t delta_bytes_ = 0;
 };
 
 }  // namespace
@@ -210,11 +243,14 @@ Status BatchDecoder::decode(ByteSpan message, BatchContent& out) {
         return bad("the records name " + std::to_string(records.literal_pages()) +
                    " literal pages, the header " + std::to_string(header->literal_pages));
     }
+    if (records.delta_bytes() != header->delta_bytes) {
+        return bad("the records name " + std::to_string(records.delta_bytes()) +
+                   " bytes of deltas, the header " + std::to_string(header->delta_bytes));
+    }
     const ByteSpan literals = in.take(header->literal_bytes);
-    const size_t raw_bytes = header->literal_pages * kPageBytes;
-    out.literals.resize(raw_bytes);
+    out.literals.resize(header->plain_bytes());
     if ((header->flags & kFlagZstd) != 0) return zstd_->decompress(literals, out.literals);
-    if (literals.size() != raw_bytes) return bad("raw literals of the wrong size");
+    if (literals.size() != out.literals.size()) return bad("raw literals of the wrong size");
     std::copy(literals.begin(), literals.end(), out.literals.begin());
     return {};
 }

@@ -12,13 +12,18 @@ namespace evac::dedup {
 namespace {
 
 // Upper bounds of encoded records, so that a batch never has to be unmade:
-//   GROUP 1 + epoch 5 + region 1 = 7; run 1 + start 6 + count 5 + source (5 + 1 + 6) = 24;
-//   together 31.
-constexpr size_t kRunBytesMax = 32;
+//   GROUP 1 + epoch 5 + region 1 = 7; run 1 + start 6 + count 5 + source (5 + 1 + 6) + shift 2 =
+//   26; together 33.
+constexpr size_t kRunBytesMax = 34;
 constexpr size_t kIdentityBytes = sizeof(Identity);
-static_assert(kBatchHeaderBytes + kBatchRecordBytesMax + kBatchLiteralPagesMax * kPageBytes <=
-              kBatchBytesMax);
-static_assert(kBatchReferencesMax * (kRunBytesMax + kIdentityBytes) < kBatchRecordBytesMax);
+constexpr size_t kRecordBytesAt = 16;  // in the header
+static_assert(kBatchHeaderBytes + kBatchRecordBytesMax + kBatchLiteralBytesMax <= kBatchBytesMax);
+static_assert(kBatchReferencesMax * (kRunBytesMax + kDeltaFixedBytes) < kBatchRecordBytesMax);
+
+void encode_delta(const BatchDelta& delta, ByteWriter& out) {
+    out.le32(delta.base_tag);
+    out.le16(static_cast<uint16_t>(delta.size * 2 + static_cast<uint32_t>(delta.kind)));
+}
 
 void encode_records(const BatchContent& content, ByteWriter& out) {
     const BatchRun* group = nullptr;
@@ -37,12 +42,16 @@ void encode_records(const BatchContent& content, ByteWriter& out) {
         put_varint(out, zigzag(run.first.page, expected));
         put_varint(out, run.count);
         expected = run.first.page + run.count;
-        if (run.op != BatchOp::reference) continue;
+        if (run.op == BatchOp::zero || run.op == BatchOp::literal) continue;
         put_varint(out, raw(run.source.vm));
         put_varint(out, raw(run.source.region));
         put_varint(out, zigzag(run.source.page, expected_source));
         expected_source = run.source.page + run.count;
-        for (size_t i = 0; i < run.count; ++i) out.put(content.identities[run.index + i]);
+        if (run.op != BatchOp::reference) put_varint(out, run.shift);
+        for (size_t i = 0; i < run.count; ++i) {
+            out.put(content.identities[run.index + i]);
+            if (run.op == BatchOp::delta) encode_delta(content.deltas[run.delta + i], out);
+        }
     }
 }
 
@@ -53,7 +62,16 @@ void BatchContent::clear() {
     sequence = 0;
     runs.clear();
     identities.clear();
+    deltas.clear();
     literals.clear();
+    delta_payloads.clear();
+    literal_pages = 0;
+}
+
+ByteSpan BatchContent::payload(const BatchDelta& delta) const {
+    const size_t first = literal_pages * kPageBytes + delta.offset;
+    EVAC_ASSERT(first + delta.size <= literals.size());
+    return ByteSpan(literals).subspan(first, delta.size);
 }
 
 PageSpan BatchContent::literal(size_t index) const {
@@ -68,6 +86,8 @@ struct BatchBuilder::Zstd {
     ~Zstd() { ZSTD_freeCCtx(context); }
     ZSTD_CCtx* context = ZSTD_createCCtx();
     int level = 1;
+    bool compress = true;
+    Bytes frame = Bytes(kBatchLiteralBytesMax);
 };
 
 BatchBuilder::BatchBuilder(std::unique_ptr<Zstd> zstd) : zstd_(std::move(zstd)) {}
@@ -80,12 +100,17 @@ Result<BatchBuilder> BatchBuilder::create(int zstd_level) {
     if (zstd->context == nullptr) return make_error(Errc::internal, "zstd: no compression context");
     BatchBuilder builder(std::move(zstd));
     builder.set_zstd_level(zstd_level);
-    builder.content_.literals.reserve(kBatchLiteralPagesMax * kPageBytes);
+    builder.content_.literals.reserve(kBatchLiteralBytesMax);
+    builder.content_.delta_payloads.reserve(kBatchLiteralBytesMax);
     return builder;
 }
 
 void BatchBuilder::set_zstd_level(int level) {
     zstd_->level = std::clamp(level, kZstdLevelMin, kZstdLevelMax);
+}
+
+void BatchBuilder::set_compress(bool on) {
+    zstd_->compress = on;
 }
 
 void BatchBuilder::discard() {
@@ -94,15 +119,22 @@ void BatchBuilder::discard() {
 }
 
 bool BatchBuilder::has_room() const {
-    return bytes_bound_ + kRunBytesMax + kIdentityBytes <= kBatchRecordBytesMax;
+    return bytes_bound_ + kRunBytesMax + kDeltaFixedBytes <= kBatchRecordBytesMax;
 }
 
 bool BatchBuilder::has_room_for_literal() const {
-    return has_room() && content_.literals.size() < kBatchLiteralPagesMax * kPageBytes;
+    return has_room() && content_.literals.size() + content_.delta_payloads.size() + kPageBytes <=
+                             kBatchLiteralBytesMax;
 }
 
 bool BatchBuilder::has_room_for_reference() const {
     return has_room() && content_.identities.size() < kBatchReferencesMax;
+}
+
+bool BatchBuilder::has_room_for_delta(size_t payload_bytes) const {
+    return has_room_for_reference() &&
+           content_.literals.size() + content_.delta_payloads.size() + payload_bytes <=
+               kBatchLiteralBytesMax;
 }
 
 BatchRun* BatchBuilder::extendable(BatchOp op, const PageKey& key, Epoch epoch) {
@@ -113,14 +145,15 @@ BatchRun* BatchBuilder::extendable(BatchOp op, const PageKey& key, Epoch epoch) 
     return next ? &run : nullptr;
 }
 
-void BatchBuilder::start_run(BatchOp op, const PageKey& key, Epoch epoch, const Location& source,
-                             size_t index) {
+BatchRun& BatchBuilder::start_run(BatchOp op, const PageKey& key, Epoch epoch,
+                                  const Location& source, size_t index) {
     EVAC_ASSERT(has_room());
     EVAC_ASSERT(content_.runs.empty() || content_.vm == key.vm);
     EVAC_ASSERT(raw(epoch) >= 1 && raw(key.region) < kRegionsMax && key.page < kLocationPagesMax);
     content_.vm = key.vm;
-    content_.runs.push_back(BatchRun{op, epoch, key, 1, source, index});
+    content_.runs.push_back(BatchRun{op, epoch, key, 1, source, 0, index, content_.deltas.size()});
     bytes_bound_ += kRunBytesMax;
+    return content_.runs.back();
 }
 
 void BatchBuilder::add_zero(const PageKey& key, Epoch epoch) {
@@ -141,61 +174,93 @@ void BatchBuilder::add_literal(const PageKey& key, Epoch epoch, PageSpan page) {
     content_.literals.insert(content_.literals.end(), page.begin(), page.end());
 }
 
+BatchRun& BatchBuilder::sourced_run(BatchOp op, const PageKey& key, Epoch epoch,
+                                    const Location& source, uint32_t shift) {
+    EVAC_ASSERT(has_room_for_reference());
+    BatchRun* run = extendable(op, key, epoch);
+    if (run != nullptr && run->source.vm == source.vm && run->source.region == source.region &&
+        run->source.page + run->count == source.page && run->shift == shift) {
+        ++run->count;
+        return *run;
+    }
+    BatchRun& fresh = start_run(op, key, epoch, source, content_.identities.size());
+    fresh.shift = shift;
+    return fresh;
+}
+
 void BatchBuilder::add_reference(const PageKey& key, Epoch epoch, const Identity& identity,
                                  const Location& source) {
-    EVAC_ASSERT(has_room_for_reference());
-    BatchRun* run = extendable(BatchOp::reference, key, epoch);
-    if (run != nullptr && run->source.vm == source.vm && run->source.region == source.region &&
-        run->source.page + run->count == source.page) {
-        ++run->count;
-    } else {
-        start_run(BatchOp::reference, key, epoch, source, content_.identities.size());
-    }
+    sourced_run(BatchOp::reference, key, epoch, source, 0);
     content_.identities.push_back(identity);
     bytes_bound_ += kIdentityBytes;
 }
 
+void BatchBuilder::add_shifted(const PageKey& key, Epoch epoch, const Identity& identity,
+                               const Location& source, uint32_t shift) {
+    EVAC_ASSERT(shift >= 1 && shift < kPageBytes && source.page + 1 < kLocationPagesMax);
+    sourced_run(BatchOp::shifted, key, epoch, source, shift);
+    content_.identities.push_back(identity);
+    bytes_bound_ += kIdentityBytes;
+}
+
+void BatchBuilder::add_delta(const PageKey& key, Epoch epoch, const Identity& identity,
+                             const DeltaSource& delta) {
+    EVAC_ASSERT(delta.payload.size() <= kPageBytes && has_room_for_delta(delta.payload.size()));
+    EVAC_ASSERT(delta.shift < kPageBytes);
+    EVAC_ASSERT(delta.base.page + (delta.shift != 0 ? 1 : 0) < kLocationPagesMax);
+    sourced_run(BatchOp::delta, key, epoch, delta.base, delta.shift);
+    content_.identities.push_back(identity);
+    Bytes& payloads = content_.delta_payloads;
+    content_.deltas.push_back(BatchDelta{delta.base_tag, delta.kind,
+                                         static_cast<uint32_t>(payloads.size()),
+                                         static_cast<uint32_t>(delta.payload.size())});
+    payloads.insert(payloads.end(), delta.payload.begin(), delta.payload.end());
+    bytes_bound_ += kDeltaFixedBytes;
+}
+
+// Empty when it did not shrink: zstd gets one byte less than the raw size.
+ByteSpan BatchBuilder::frame(const Bytes& plain) {
+    if (!zstd_->compress) return {};
+    const size_t size = ZSTD_compressCCtx(zstd_->context, zstd_->frame.data(), plain.size() - 1,
+                                          plain.data(), plain.size(), zstd_->level);
+    if (ZSTD_isError(size) != 0) return {};
+    return ByteSpan(zstd_->frame).first(size);
+}
+
 BatchBuilder::Encoded BatchBuilder::finish(uint64_t sequence) {
     EVAC_ASSERT(!empty() && sequence >= 1);
-    const Bytes& raw_literals = content_.literals;
     Encoded out;
+    out.raw_literal_bytes = content_.literals.size();
+    out.raw_delta_bytes = content_.delta_payloads.size();
+    Bytes& plain = content_.literals;  // the deltas' payloads come behind the literal pages
+    plain.insert(plain.end(), content_.delta_payloads.begin(), content_.delta_payloads.end());
+    ByteSpan literals;
+    if (!plain.empty()) {
+        literals = frame(plain);
+        out.compressed = !literals.empty();
+        if (!out.compressed) literals = plain;
+    }
+    out.literal_bytes = literals.size();
+
     Bytes& message = out.message;
-    message.reserve(kBatchHeaderBytes + bytes_bound_ + raw_literals.size());
-    message.resize(kBatchHeaderBytes);
+    message.reserve(kBatchHeaderBytes + bytes_bound_ + literals.size());
     ByteWriter writer(message);
+    writer.u8(kBatchVersion);
+    writer.u8(out.compressed ? kFlagZstd : uint8_t{0});
+    writer.le16(static_cast<uint16_t>(out.raw_literal_bytes / kPageBytes));
+    writer.le32(raw(content_.vm));
+    writer.le64(sequence);
+    writer.le32(0);  // record_bytes, below
+    writer.le32(static_cast<uint32_t>(out.literal_bytes));
+    writer.le32(static_cast<uint32_t>(out.raw_delta_bytes));
+    EVAC_ASSERT(message.size() == kBatchHeaderBytes);
     encode_records(content_, writer);
     out.record_bytes = message.size() - kBatchHeaderBytes;
-
-    uint8_t flags = 0;
-    if (!raw_literals.empty()) {
-        // zstd gets one byte less than the raw size, so success means that it shrank.
-        const size_t at = message.size();
-        message.resize(at + raw_literals.size());
-        const size_t size =
-            ZSTD_compressCCtx(zstd_->context, message.data() + at, raw_literals.size() - 1,
-                              raw_literals.data(), raw_literals.size(), zstd_->level);
-        if (ZSTD_isError(size) == 0) {
-            flags = kFlagZstd;
-            message.resize(at + size);
-        } else {
-            std::copy(raw_literals.begin(), raw_literals.end(),
-                      message.begin() + static_cast<std::ptrdiff_t>(at));
-        }
-        out.literal_bytes = message.size() - at;
+    for (size_t i = 0; i < 4; ++i) {
+        message[kRecordBytesAt + i] = static_cast<std::byte>(out.record_bytes >> (8 * i));
     }
-
-    Bytes header;
-    header.reserve(kBatchHeaderBytes);
-    ByteWriter head(header);
-    head.u8(kBatchVersion);
-    head.u8(flags);
-    head.le16(static_cast<uint16_t>(raw_literals.size() / kPageBytes));
-    head.le32(raw(content_.vm));
-    head.le64(sequence);
-    head.le32(static_cast<uint32_t>(out.record_bytes));
-    head.le32(static_cast<uint32_t>(out.literal_bytes));
-    EVAC_ASSERT(header.size() == kBatchHeaderBytes && message.size() <= kBatchBytesMax);
-    std::copy(header.begin(), header.end(), message.begin());
+    writer.put(literals);
+    EVAC_ASSERT(message.size() <= kBatchBytesMax);
     discard();
     return out;
 }

@@ -74,6 +74,7 @@ struct IdentityHasher::State {
     std::array<unsigned char, 64> key_block{};
     EVP_MD* sha256 = nullptr;  // fetched once: an implicit fetch per page costs more than a lookup
     EVP_MD_CTX* context = nullptr;
+    uint64_t fingerprint_seed = 0;
 };
 
 IdentityHasher::IdentityHasher(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -95,10 +96,15 @@ Result<IdentityHasher> IdentityHasher::create(ByteSpan secret) {
         EVP_DigestInit_ex(state->context, state->sha256, nullptr) != 1) {
         return make_error(Errc::internal, "identity hash: OpenSSL does not offer SHA-256");
     }
+    state->fingerprint_seed = evac::dedup::fingerprint_seed(secret);
     Digest key = derive("evacgw identity key", secret);
     std::memcpy(state->key_block.data(), key.data(), key.size());
     OPENSSL_cleanse(key.data(), key.size());
     return IdentityHasher(std::move(state));
+}
+
+uint64_t IdentityHasher::fingerprint_seed() const {
+    return state_->fingerprint_seed;
 }
 
 Identity IdentityHasher::operator()(PageSpan page) {

@@ -53,6 +53,7 @@ struct Index::Impl {
         dropped;
     std::atomic<uint64_t> entries{0};
     uint64_t warmed = 0;
+    uint64_t old_entries = 0;
     std::vector<size_t> missed;  // scratch of lookup_batch
     std::vector<Identity> missed_identities;
     std::vector<std::optional<Location>> missed_locations;
@@ -80,6 +81,7 @@ Result<std::unique_ptr<Index>> Index::open(const IndexOptions& options, Logger& 
         auto store = IndexStore::open(options, log);
         if (!store.ok()) return std::move(store).error();
         impl->store = std::move(store).value();
+        EVAC_TRY(impl->store->begin_generation(options.key_check));
         if (options.warm_table) {
             impl->warm();
         } else {
@@ -94,6 +96,10 @@ void Index::Impl::warm() {
     const uint64_t limit = table.entries_max() - table.entries_max() / 8;
     bool complete = true;
     store->for_each([&](const IndexEntry& entry) {
+        if (entry.generation != store->generation()) {
+            ++old_entries;
+            return true;
+        }
         if (table.entries() >= limit) {
             complete = false;
             return false;
@@ -159,7 +165,14 @@ void Index::insert(const Identity& identity, const Location& location) {
         impl_->dropped.add();
         return;
     }
-    impl_->pending.push_back(IndexEntry{identity, location});
+    impl_->pending.push_back(IndexEntry{identity, location, impl_->store->generation()});
+}
+
+void Index::rekey(uint64_t key_check) {
+    impl_->table.clear();
+    impl_->entries.store(0, std::memory_order_relaxed);
+    impl_->store_beyond_table = false;  // of the new generation nothing is stored yet
+    if (impl_->store) impl_->store->next_generation(key_check);
 }
 
 void Index::hand_over() {
@@ -200,9 +213,14 @@ IndexStats Index::stats() const {
     out.dropped_pending = impl.dropped.get();
     out.stored = impl.stored.get();
     out.warmed = impl.warmed;
+    out.old_entries = impl.old_entries;
     if (impl.store) {
         out.store_bytes = impl.store->file_bytes();
         out.store_memory_bytes = impl.store->memory_bytes();
+        out.store_files = impl.store->files();
+        out.compaction_bytes = impl.store->compaction_bytes();
+        out.log_bytes = impl.store->log_bytes();
+        out.key_generation = impl.store->generation();
         out.recreated = impl.store->recreated();
     }
     return out;

@@ -4,10 +4,12 @@
 #include <rocksdb/db.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/options.h>
+#include <rocksdb/rate_limiter.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
 
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 
@@ -15,7 +17,10 @@ namespace evac::dedup {
 
 namespace {
 
-constexpr size_t kValueBytes = 11;
+constexpr size_t kLocationBytes = 11;
+constexpr size_t kValueBytes = kLocationBytes + 1;
+constexpr uint64_t kBackgroundBytesPerS = 64 * kMiB;  // flushes and compaction together
+constexpr const char* kKeyName = "key";
 // FIFO keeps one level, and a lookup asks each file's bloom filter: 8 flushed files are merged into
 // one (within level 0), so a store of 512 MiB with buffers of 16 MiB has about 4 + 8 files.
 constexpr int kMergeFiles = 8;
@@ -27,25 +32,39 @@ constexpr double kBloomBitsPerKey = 10;  // 1 % false positives
 
 using Value = std::array<char, kValueBytes>;
 
-Value encode(const Location& location) {
+Value encode(const Location& location, uint8_t generation) {
     Value out{};
     uint64_t head = raw(location.vm) | (uint64_t{raw(location.region)} << 32);
     for (size_t i = 0; i < 6; ++i, head >>= 8) out[i] = static_cast<char>(head & 0xff);
     uint64_t page = location.page;
-    for (size_t i = 6; i < kValueBytes; ++i, page >>= 8) out[i] = static_cast<char>(page & 0xff);
+    for (size_t i = 6; i < kLocationBytes; ++i, page >>= 8) {
+        out[i] = static_cast<char>(page & 0xff);
+    }
+    out[kLocationBytes] = static_cast<char>(generation);
     return out;
 }
 
-std::optional<Location> decode(const rocksdb::Slice& value) {
+uint8_t generation_in(const rocksdb::Slice& value) {
+    return static_cast<uint8_t>(value[kLocationBytes]);
+}
+
+// Also of another generation.
+std::optional<Location> decode_any(const rocksdb::Slice& value) {
     if (value.size() != kValueBytes) return std::nullopt;
     uint64_t head = 0;
     uint64_t page = 0;
     for (size_t i = 6; i-- > 0;) head = (head << 8) | static_cast<unsigned char>(value[i]);
-    for (size_t i = kValueBytes; i-- > 6;)
+    for (size_t i = kLocationBytes; i-- > 6;)
         page = (page << 8) | static_cast<unsigned char>(value[i]);
     const auto region = static_cast<uint16_t>(head >> 32);
     if (region >= kRegionsMax) return std::nullopt;
     return Location{VmId{static_cast<uint32_t>(head)}, RegionId{region}, page};
+}
+
+std::optional<Location> decode(const rocksdb::Slice& value, uint8_t generation) {
+    const std::optional<Location> location = decode_any(value);
+    if (!location || generation_in(value) != generation) return std::nullopt;
+    return location;
 }
 
 rocksdb::Slice key_of(const Identity& identity) {
@@ -73,6 +92,7 @@ rocksdb::Options make_options(const IndexOptions& from, std::shared_ptr<rocksdb:
     options.memtable_whole_key_filtering = true;  // a miss need not walk the skip list
     options.memtable_prefix_bloom_size_ratio = 0.1;
     options.max_background_jobs = 2;
+    options.rate_limiter.reset(rocksdb::NewGenericRateLimiter(kBackgroundBytesPerS));
     options.max_open_files = -1;
     options.keep_log_file_num = kInfoLogFiles;
     options.max_log_file_size = kInfoLogBytes;
@@ -128,7 +148,7 @@ Result<std::unique_ptr<IndexStore>> IndexStore::open(const IndexOptions& options
 Result<std::optional<Location>> IndexStore::find(const Identity& identity) {
     thread_local std::string value;  // 11 bytes: never allocates
     const rocksdb::Status status = db_->db->Get(rocksdb::ReadOptions(), key_of(identity), &value);
-    if (status.ok()) return decode(value);
+    if (status.ok()) return decode(value, generation_);
     if (status.IsNotFound()) return std::optional<Location>();
     return convert(status, "read");
 }
@@ -148,7 +168,7 @@ size_t IndexStore::find_many(std::span<const Identity> identities,
         for (size_t i = 0; i < count; ++i) {
             out[start + i].reset();
             if (statuses[i].ok()) {
-                out[start + i] = decode(values[i]);
+                out[start + i] = decode(values[i], generation_);
             } else if (!statuses[i].IsNotFound()) {
                 ++failed;
             }
@@ -160,8 +180,14 @@ size_t IndexStore::find_many(std::span<const Identity> identities,
 
 Status IndexStore::write(std::span<const IndexEntry> entries) {
     rocksdb::WriteBatch batch;
+    std::array<char, 9> key{};
+    uint64_t check = key_check_;
+    for (size_t i = 0; i < 8; ++i, check >>= 8) key[i] = static_cast<char>(check & 0xff);
+    key[8] = static_cast<char>(generation_.load());
+    const rocksdb::Status named = batch.Put(kKeyName, rocksdb::Slice(key.data(), key.size()));
+    if (!named.ok()) return convert(named, "batch");
     for (const IndexEntry& entry : entries) {
-        const Value value = encode(entry.location);
+        const Value value = encode(entry.location, entry.generation);
         const rocksdb::Status status =
             batch.Put(key_of(entry.identity), rocksdb::Slice(value.data(), value.size()));
         if (!status.ok()) return convert(status, "batch");
@@ -171,6 +197,24 @@ Status IndexStore::write(std::span<const IndexEntry> entries) {
     const rocksdb::Status status = db_->db->Write(rocksdb::WriteOptions(), &batch);
     if (!status.ok()) return convert(status, "write");
     return {};
+}
+
+Status IndexStore::begin_generation(uint64_t key_check) {
+    std::string value;
+    const rocksdb::Status status = db_->db->Get(rocksdb::ReadOptions(), kKeyName, &value);
+    if (!status.ok() && !status.IsNotFound()) return convert(status, "read");
+    key_check_ = key_check;
+    if (!status.ok() || value.size() != 9) return {};
+    uint64_t stored = 0;
+    for (size_t i = 8; i-- > 0;) stored = (stored << 8) | static_cast<unsigned char>(value[i]);
+    const auto generation = static_cast<uint8_t>(value[8]);
+    generation_ = stored == key_check ? generation : static_cast<uint8_t>(generation + 1);
+    return {};
+}
+
+void IndexStore::next_generation(uint64_t key_check) {
+    key_check_ = key_check;
+    ++generation_;
 }
 
 Status IndexStore::sync() {
@@ -184,27 +228,48 @@ void IndexStore::for_each(const std::function<bool(const IndexEntry&)>& take) {
     options.fill_cache = false;
     const std::unique_ptr<rocksdb::Iterator> at(db_->db->NewIterator(options));
     for (at->SeekToFirst(); at->Valid(); at->Next()) {
-        const std::optional<Location> location = decode(at->value());
+        const std::optional<Location> location = decode_any(at->value());
         IndexEntry entry;
         if (!location || at->key().size() != entry.identity.size()) continue;
         std::memcpy(entry.identity.data(), at->key().data(), entry.identity.size());
         entry.location = *location;
+        entry.generation = generation_in(at->value());
         if (entry.location.page >= kLocationPagesMax) continue;
         if (!take(entry)) return;
     }
 }
 
+uint64_t IndexStore::property(const std::string& name) const {
+    uint64_t value = 0;
+    db_->db->GetIntProperty(name, &value);
+    return value;
+}
+
 uint64_t IndexStore::file_bytes() const {
+    return property(rocksdb::DB::Properties::kTotalSstFilesSize);
+}
+
+uint64_t IndexStore::files() const {
+    std::string files;
+    db_->db->GetProperty(rocksdb::DB::Properties::kNumFilesAtLevelPrefix + "0", &files);
+    return std::strtoull(files.c_str(), nullptr, 10);
+}
+
+uint64_t IndexStore::compaction_bytes() const {
+    return property(rocksdb::DB::Properties::kEstimatePendingCompactionBytes);
+}
+
+uint64_t IndexStore::log_bytes() const {
+    rocksdb::VectorLogPtr logs;
     uint64_t bytes = 0;
-    db_->db->GetIntProperty(rocksdb::DB::Properties::kTotalSstFilesSize, &bytes);
+    if (!db_->db->GetSortedWalFiles(logs).ok()) return 0;
+    for (const auto& log : logs) bytes += log->SizeFileBytes();
     return bytes;
 }
 
 uint64_t IndexStore::memory_bytes() const {
-    uint64_t memtables = 0;
-    uint64_t readers = 0;
-    db_->db->GetIntProperty(rocksdb::DB::Properties::kCurSizeAllMemTables, &memtables);
-    db_->db->GetIntProperty(rocksdb::DB::Properties::kEstimateTableReadersMem, &readers);
+    const uint64_t memtables = property(rocksdb::DB::Properties::kCurSizeAllMemTables);
+    const uint64_t readers = property(rocksdb::DB::Properties::kEstimateTableReadersMem);
     return memtables + readers + db_->cache->GetUsage();
 }
 

@@ -1,5 +1,6 @@
 #include "index_table.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -21,6 +22,11 @@ IndexTable::IndexTable(size_t bytes) {
     static_assert(sizeof(Bucket) == 64 && sizeof(Entry) == kTableEntryBytes);
     EVAC_ASSERT(bytes >= sizeof(Bucket));
     buckets_.resize(std::bit_floor(bytes / sizeof(Bucket)));
+}
+
+void IndexTable::clear() {
+    std::fill(buckets_.begin(), buckets_.end(), Bucket{});
+    entries_ = 0;
 }
 
 IndexTable::Slot IndexTable::slot(const Identity& identity) const {

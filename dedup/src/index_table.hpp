@@ -24,6 +24,8 @@ class IndexTable {
     // True when another identity was thrown out.
     bool insert(const Identity& identity, const Location& location);
 
+    void clear();
+
     uint64_t entries() const { return entries_; }
     uint64_t entries_max() const { return buckets_.size() * kWays; }
 

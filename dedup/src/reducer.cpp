@@ -1,12 +1,10 @@
 #include "evac/dedup/reducer.hpp"
 
 #include <algorithm>
-#include <string>
-#include <unordered_map>
-#include <vector>
+#include <cstring>
 
 #include "batch_format.hpp"
-#include "retention.hpp"
+#include "reducer_impl.hpp"
 
 namespace evac::dedup {
 
@@ -18,70 +16,54 @@ const char* to_string(Rung rung) {
             return "reference_same_vm";
         case Rung::reference_other_vm:
             return "reference_other_vm";
+        case Rung::shifted_same_vm:
+            return "shifted_same_vm";
+        case Rung::shifted_other_vm:
+            return "shifted_other_vm";
+        case Rung::delta_previous:
+            return "delta_previous";
+        case Rung::delta_same_vm:
+            return "delta_same_vm";
+        case Rung::delta_other_vm:
+            return "delta_other_vm";
         case Rung::literal:
             return "literal";
     }
     return "?";
 }
 
+Identity index_key(const Fingerprint& fingerprint) {
+    Identity out;
+    std::memcpy(out.data(), &fingerprint.low, 8);
+    std::memcpy(out.data() + 8, &fingerprint.high, 8);
+    return out;
+}
+
 namespace {
 
-using Ticket = Retention::Ticket;
-
-// One batch being filled, per lane.
-struct OpenBatch {
-    explicit OpenBatch(BatchBuilder from) : builder(std::move(from)) {}
-
-    BatchBuilder builder;
-    VmId vm{};
-    uint32_t pages = 0;
-    uint32_t references = 0;
-    uint32_t literals_memory = 0;
-    uint32_t literals_disk = 0;
-    std::vector<Ticket> tickets;
-
-    void reset() {
-        pages = references = literals_memory = literals_disk = 0;
-        tickets.clear();
-    }
-};
-
-struct VmState {
-    uint64_t last_sequence = 0;
-    std::unordered_map<uint64_t, std::vector<Ticket>>
-        unacknowledged;  // only batches with references
-};
+constexpr size_t kSpareTickets = 64;
+constexpr double kLiteralSmoothing = 1.0 / 16;
+constexpr uint64_t kSketchSalt = 0x736b65746368ULL;  // sketches never leave home
 
 }  // namespace
 
-struct Reducer::Impl {
-    Impl(const ReducerOptions& from, IdentityHasher hash, Index& hints, Sink out)
-        : options(from),
-          hasher(std::move(hash)),
-          index(hints),
-          sink(std::move(out)),
-          retention(from.retained_bytes_max) {}
-
-    OpenBatch& open(uint8_t lane, VmId vm);
-    void emit(uint8_t lane);
-    void emit_if_full(uint8_t lane);
-    void drop_open(VmId vm);
-    void drop_retained(VmState& state);
-    std::optional<Location> find_source(const PageItem& item, const Identity& identity);
-    Rung add_nonzero(const PageItem& item);
-    void add_literal(uint8_t lane, const PageKey& key, Epoch epoch, PageSpan page);
-    RungStats& count(const PageKey& key, Rung rung);
-
-    ReducerOptions options;
-    IdentityHasher hasher;
-    Index& index;
-    Sink sink;
-    StagedTags tags;
-    Retention retention;
-    std::vector<OpenBatch> lanes;
-    std::unordered_map<uint32_t, VmState> vms;
-    ReducerStats stats;
-};
+Reducer::Impl::Impl(const ReducerOptions& from, IdentityHasher hash, Index& hints_at, Sink out,
+                    DeltaEncoder deltas)
+    : options(from),
+      effort{from.references, from.references && from.similar, true, from.zstd_level},
+      hasher(std::move(hash)),
+      fingerprinter(hasher.fingerprint_seed()),
+      index(hints_at),
+      sink(std::move(out)),
+      encoder(std::move(deltas)),
+      retention(from.retained_bytes_max),
+      sketches(effort.similar ? from.sketch_table_bytes : 0,
+               effort.similar ? from.sketch_page_bytes_max : 0,
+               hasher.fingerprint_seed() ^ kSketchSalt),
+      cache(effort.similar ? from.cache_bytes : 0) {
+    stats.cache_bytes = cache.pages_max() * (kPageBytes + PageCache::kEntryBytes);
+    stats.sketch_bytes = sketches.bytes();
+}
 
 Reducer::Reducer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Reducer::~Reducer() = default;
@@ -93,7 +75,10 @@ Result<std::unique_ptr<Reducer>> Reducer::create(const ReducerOptions& options,
             Errc::invalid_argument,
             "zstd_level: " + std::to_string(options.zstd_level) + ", accepted are -7 to 19");
     }
-    auto impl = std::make_unique<Impl>(options, std::move(hasher), index, std::move(sink));
+    auto encoder = DeltaEncoder::create();
+    if (!encoder.ok()) return encoder.error();
+    auto impl = std::make_unique<Impl>(options, std::move(hasher), index, std::move(sink),
+                                       std::move(encoder).value());
     for (size_t lane = 0; lane < kLanesMax; ++lane) {
         auto builder = BatchBuilder::create(options.zstd_level);
         if (!builder.ok()) return builder.error();
@@ -118,7 +103,10 @@ Status Reducer::set_region(VmId vm, RegionId region, RegionKind kind, uint64_t p
                                              std::to_string(impl_->options.tag_bytes_max));
     }
     impl_->tags.set_region(vm, region, kind, pages);
+    impl_->sketches.set_region(vm, region, pages);
+    impl_->regions[{vm, region}] = pages;
     impl_->stats.tag_bytes = impl_->tags.bytes();
+    impl_->stats.sketch_bytes = impl_->sketches.bytes();
     return {};
 }
 
@@ -161,7 +149,11 @@ void Reducer::forget_vm(VmId vm) {
     impl_->drop_retained(impl_->vms[raw(vm)]);
     impl_->vms.erase(raw(vm));
     impl_->tags.forget_vm(vm);
+    impl_->sketches.forget_vm(vm);
+    std::erase_if(impl_->regions, [&](const auto& entry) { return entry.first.first == vm; });
+    impl_->reindex_at = impl_->regions.end();  // a pass under way is begun again by its owner
     impl_->stats.tag_bytes = impl_->tags.bytes();
+    impl_->stats.sketch_bytes = impl_->sketches.bytes();
 }
 
 void Reducer::reset_vm(VmId vm, uint64_t next_sequence) {
@@ -173,18 +165,25 @@ void Reducer::reset_vm(VmId vm, uint64_t next_sequence) {
     impl_->tags.clear_vm(vm);
 }
 
-RungStats& Reducer::Impl::count(const PageKey& key, Rung rung) {
-    auto& by_rung = tags.is_disk(key) ? stats.disk : stats.memory;
-    RungStats& out = by_rung[static_cast<size_t>(rung)];
-    ++out.pages;
-    out.raw_bytes += kPageBytes;
-    return out;
+void Reducer::Impl::count(const PageKey& key, Rung rung, uint64_t wire_bytes) {
+    const bool disk = tags.is_disk(key);
+    RungTable& of_vm = vms[raw(key.vm)].table;
+    for (RungTable* table : {static_cast<RungTable*>(&stats), &of_vm}) {
+        RungStats& out = (disk ? table->disk : table->memory)[static_cast<size_t>(rung)];
+        ++out.pages;
+        out.raw_bytes += kPageBytes;
+        out.wire_bytes += wire_bytes;
+    }
 }
 
 // The lane's batch, emptied first when it is another VM's.
 OpenBatch& Reducer::Impl::open(uint8_t lane, VmId vm) {
     OpenBatch& batch = lanes[lane];
     if (!batch.builder.empty() && batch.vm != vm) emit(lane);
+    if (batch.builder.empty()) {
+        batch.builder.set_zstd_level(effort.zstd_level);
+        batch.builder.set_compress(effort.compress);
+    }
     batch.vm = vm;
     return batch;
 }
@@ -195,104 +194,89 @@ void Reducer::Impl::emit_if_full(uint8_t lane) {
     if (!builder.has_room_for_literal() || !builder.has_room_for_reference()) emit(lane);
 }
 
+// Shares of the frame by size before compression; the last literal share takes the rounding.
+void Reducer::Impl::account(const OpenBatch& batch, const BatchBuilder::Encoded& encoded,
+                            RungTable& table) {
+    const uint64_t plain = encoded.raw_literal_bytes + encoded.raw_delta_bytes;
+    const auto share = [&](uint64_t bytes) { return encoded.literal_bytes * bytes / plain; };
+    uint64_t given = 0;
+    const auto give = [&](bool disk, Rung rung, uint64_t bytes) {
+        (disk ? table.disk : table.memory)[static_cast<size_t>(rung)].wire_bytes += bytes;
+        given += bytes;
+    };
+    for (const OpenBatch::DeltaBytes& delta : batch.deltas) {
+        if (plain != 0) give(delta.disk, delta.rung, share(delta.bytes));
+    }
+    const uint64_t rest = encoded.literal_bytes - given;
+    const uint64_t literals = batch.literals_memory + batch.literals_disk;
+    uint64_t disk_share = 0;
+    if (literals != 0) {
+        disk_share = rest * batch.literals_disk / literals;
+        give(true, Rung::literal, disk_share);
+        give(false, Rung::literal, rest - disk_share);
+    } else {
+        table.header_bytes += rest;  // of a frame of deltas only: below one byte for each
+    }
+    table.header_bytes += kBatchHeaderBytes + encoded.record_bytes -
+                          batch.verified * sizeof(Identity) -
+                          batch.deltas.size() * (kDeltaFixedBytes - sizeof(Identity));
+}
+
+void Reducer::Impl::remember(VmState& state, uint64_t sequence, OpenBatch& batch) {
+    if (batch.tickets.empty()) return;
+    std::vector<Ticket> fresh;
+    if (!spare_tickets.empty()) {
+        fresh = std::move(spare_tickets.back());
+        spare_tickets.pop_back();
+    }
+    fresh.swap(batch.tickets);
+    state.unacknowledged.emplace(sequence, std::move(fresh));
+}
+
 void Reducer::Impl::emit(uint8_t lane) {
     OpenBatch& batch = lanes[lane];
     if (batch.builder.empty()) return;
     VmState& state = vms[raw(batch.vm)];
     const uint64_t sequence = ++state.last_sequence;
     BatchBuilder::Encoded encoded = batch.builder.finish(sequence);
-
+    account(batch, encoded, stats);
+    account(batch, encoded, state.table);
     const uint32_t literals = batch.literals_memory + batch.literals_disk;
-    constexpr auto kLiteral = static_cast<size_t>(Rung::literal);
+    if (!encoded.compressed) stats.raw_pages += literals;
     if (literals != 0) {
-        const uint64_t disk_share = encoded.literal_bytes * batch.literals_disk / literals;
-        stats.disk[kLiteral].wire_bytes += disk_share;
-        stats.memory[kLiteral].wire_bytes += encoded.literal_bytes - disk_share;
+        const auto plain = static_cast<double>(encoded.raw_literal_bytes + encoded.raw_delta_bytes);
+        const double page = static_cast<double>(encoded.literal_bytes * kPageBytes) / plain;
+        literal_page_bytes += (page - literal_page_bytes) * kLiteralSmoothing;
     }
-    stats.header_bytes +=
-        kBatchHeaderBytes + encoded.record_bytes - batch.references * sizeof(Identity);
     ++stats.batches;
     stats.message_bytes += encoded.message.size();
-
-    if (!batch.tickets.empty()) state.unacknowledged.emplace(sequence, std::move(batch.tickets));
-    EncodedBatch out{batch.vm, sequence, lane, batch.pages, std::move(encoded.message)};
+    remember(state, sequence, batch);
+    const uint64_t content_bytes = uint64_t{literals + batch.verified} * kPageBytes;
+    EncodedBatch out{batch.vm,    sequence,      lane,
+                     batch.pages, content_bytes, std::move(encoded.message)};
     batch.reset();
     sink(std::move(out));
 }
 
-std::optional<Location> Reducer::Impl::find_source(const PageItem& item, const Identity& identity) {
-    std::optional<Location> hit = index.lookup(identity);
-    if (!hit || *hit == item.key) return std::nullopt;
-    if (tags.get(*hit) != StagedTags::tag(item.fingerprint)) {
-        ++stats.stale_hits;
-        return std::nullopt;
-    }
-    return hit;
-}
-
-void Reducer::Impl::add_literal(uint8_t lane, const PageKey& key, Epoch epoch, PageSpan page) {
-    OpenBatch& batch = open(lane, key.vm);
-    batch.builder.add_literal(key, epoch, page);
-    ++batch.pages;
-    ++(tags.is_disk(key) ? batch.literals_disk : batch.literals_memory);
-    count(key, Rung::literal);
-    emit_if_full(lane);
-}
-
-Rung Reducer::Impl::add_nonzero(const PageItem& item) {
-    EVAC_ASSERT(item.page.size() == kPageBytes && item.fingerprint.known());
-    const PageSpan page(item.page.data(), kPageBytes);
-    std::optional<Location> source;
-    Identity identity{};
-    if (options.references) {
-        identity = hasher(page);
-        source = find_source(item, identity);
-    }
-    const bool known_place = tags.set(item.key, StagedTags::tag(item.fingerprint));
-    // One place per content: a valid one stays, but a disk block, which changes less, replaces a
-    // RAM page.
-    const bool better = !source || (tags.is_disk(item.key) && !tags.is_disk(*source));
-    if (options.references && known_place && better) index.insert(identity, item.key);
-
-    if (source && !retention.has_room()) {
-        ++stats.literals_for_retention;
-        source.reset();
-    }
-    if (!source) {
-        add_literal(item.lane, item.key, item.epoch, page);
-        return Rung::literal;
-    }
-    OpenBatch& batch = open(item.lane, item.key.vm);
-    batch.builder.add_reference(item.key, item.epoch, identity, *source);
-    batch.tickets.push_back(retention.keep(item.key, item.epoch, *source, page));
-    ++batch.pages;
-    ++batch.references;
-    const Rung rung =
-        source->vm == item.key.vm ? Rung::reference_same_vm : Rung::reference_other_vm;
-    count(item.key, rung).wire_bytes += sizeof(Identity);
-    ++(tags.is_disk(*source) ? stats.references_to_disk : stats.references_to_memory);
-    emit_if_full(item.lane);
-    return rung;
-}
-
 Rung Reducer::add(const PageItem& item) {
-    EVAC_ASSERT(item.lane < kLanesMax && raw(item.epoch) >= 1);
-    EVAC_ASSERT(raw(item.key.region) < kRegionsMax && item.key.page < kLocationPagesMax);
+    return impl_->add(item, nullptr);
+}
+
+void Reducer::add_all(std::span<const PageItem> items) {
     Impl& impl = *impl_;
-    impl.retention.supersede(item.key);
-    Rung rung = Rung::zero;
-    if (item.is_zero) {
-        impl.tags.set(item.key, 0);  // zero pages are never referenced
-        OpenBatch& batch = impl.open(item.lane, item.key.vm);
-        batch.builder.add_zero(item.key, item.epoch);
-        ++batch.pages;
-        impl.count(item.key, Rung::zero);
-        impl.emit_if_full(item.lane);
-    } else {
-        rung = impl.add_nonzero(item);
+    impl.keys.clear();
+    if (impl.effort.references) {
+        for (const PageItem& item : items) {
+            if (!item.is_zero) impl.keys.push_back(index_key(item.fingerprint));
+        }
     }
-    impl.stats.retained_pages = impl.retention.pages();
-    return rung;
+    impl.hints.assign(impl.keys.size(), std::nullopt);
+    impl.index.lookup_batch(impl.keys, impl.hints);
+    size_t next = 0;
+    for (const PageItem& item : items) {
+        const bool looked_up = !item.is_zero && next < impl.hints.size();
+        impl.add(item, looked_up ? &impl.hints[next++] : nullptr);
+    }
 }
 
 void Reducer::flush() {
@@ -311,6 +295,10 @@ void Reducer::acknowledge(VmId vm, uint64_t sequence) {
     const auto batch = state->second.unacknowledged.find(sequence);
     if (batch == state->second.unacknowledged.end()) return;
     for (const Ticket& ticket : batch->second) impl_->retention.release(ticket);
+    if (impl_->spare_tickets.size() < kSpareTickets) {
+        batch->second.clear();
+        impl_->spare_tickets.push_back(std::move(batch->second));
+    }
     state->second.unacknowledged.erase(batch);
     impl_->stats.retained_pages = impl_->retention.pages();
 }
@@ -342,9 +330,14 @@ NakOutcome Reducer::nak(VmId vm, uint64_t sequence, const PageKey& key, Epoch ep
     }
     const PageSpan page(content, kPageBytes);
     // The place named did not have the content: believe it no more (unless it was sent anew since),
-    // and learn the place that will.
-    if (impl.tags.get(ticket.source) == impl.tags.get(key)) impl.tags.set(ticket.source, 0);
-    impl.index.insert(impl.hasher(page), key);
+    // and learn the place that will. A delta against the page itself says nothing of its tag now.
+    if (ticket.source != key && impl.tags.get(ticket.source) == ticket.source_tag) {
+        impl.tags.set(ticket.source, 0);
+    }
+    if (ticket.two_sources) {
+        impl.tags.set(Location{ticket.source.vm, ticket.source.region, ticket.source.page + 1}, 0);
+    }
+    impl.index.insert(index_key(impl.fingerprinter(page)), key);
     impl.add_literal(lane, key, epoch, page);
     impl.retention.release(ticket);
     ++impl.stats.naks_resent;
@@ -366,11 +359,89 @@ uint64_t Reducer::open_pages(VmId vm) const {
 }
 
 void Reducer::set_zstd_level(int level) {
+    impl_->effort.zstd_level = std::clamp(level, kZstdLevelMin, kZstdLevelMax);
     for (OpenBatch& batch : impl_->lanes) batch.builder.set_zstd_level(level);
+}
+
+// What create() left out cannot be switched on: its memory was not taken.
+void Reducer::set_effort(const Effort& effort) {
+    Impl& impl = *impl_;
+    impl.effort = effort;
+    impl.effort.zstd_level = std::clamp(effort.zstd_level, kZstdLevelMin, kZstdLevelMax);
+    impl.effort.references = effort.references && impl.options.references;
+    impl.effort.similar = effort.similar && impl.effort.references && impl.options.similar;
+    for (OpenBatch& batch : impl.lanes) {
+        if (!batch.builder.empty()) continue;  // set when the next batch is opened
+        batch.builder.set_zstd_level(impl.effort.zstd_level);
+        batch.builder.set_compress(impl.effort.compress);
+    }
+}
+
+const Effort& Reducer::effort() const {
+    return impl_->effort;
+}
+
+void Reducer::set_base_reader(BaseReader* reader) {
+    impl_->reader = reader;
+}
+
+void Reducer::learn(const PageItem& item) {
+    Impl& impl = *impl_;
+    const uint32_t tag = StagedTags::tag(item.fingerprint);
+    if (item.is_zero || impl.tags.get(item.key) != tag) return;
+    const Identity key = index_key(item.fingerprint);
+    if (impl.options.references) {
+        // A valid place stays, as in add().
+        const std::optional<Location> known = impl.index.lookup_table(key);
+        if (!known || impl.tags.get(*known) != tag) impl.index.insert(key, item.key);
+    }
+    if (impl.options.references && impl.options.similar) {
+        const PageSpan page(item.page.data(), kPageBytes);
+        impl.sketches.set(item.key, tag, impl.sketches.hash(page), impl.tags.is_disk(item.key));
+    }
+    ++impl.stats.learned;
+}
+
+void Reducer::rekey(IdentityHasher hasher) {
+    Impl& impl = *impl_;
+    impl.hasher = std::move(hasher);
+    impl.fingerprinter = Fingerprinter(impl.hasher.fingerprint_seed());
+    for (const auto& [region, pages] : impl.regions) impl.tags.clear_vm(region.first);
+}
+
+void Reducer::begin_reindex() {
+    impl_->reindex_at = impl_->regions.begin();
+    impl_->reindex_page = 0;
+}
+
+bool Reducer::reindex(uint64_t pages) {
+    Impl& impl = *impl_;
+    if (impl.reader == nullptr) return false;
+    for (; pages != 0 && impl.reindex_at != impl.regions.end(); --pages) {
+        if (impl.reindex_page >= impl.reindex_at->second) {
+            ++impl.reindex_at;
+            impl.reindex_page = 0;
+            continue;
+        }
+        const auto& [vm, region] = impl.reindex_at->first;
+        PageItem item;
+        item.key = PageKey{vm, region, impl.reindex_page++};
+        if (impl.tags.get(item.key) == 0) continue;
+        if (!impl.reader->read(item.key, impl.first_base)) continue;
+        item.fingerprint = impl.fingerprinter(impl.first_base);
+        item.page = impl.first_base;
+        learn(item);
+    }
+    return impl.reindex_at != impl.regions.end();
 }
 
 const ReducerStats& Reducer::stats() const {
     return impl_->stats;
+}
+
+const RungTable* Reducer::stats_of(VmId vm) const {
+    const auto state = impl_->vms.find(raw(vm));
+    return state == impl_->vms.end() ? nullptr : &state->second.table;
 }
 
 }  // namespace evac::dedup

@@ -1,8 +1,31 @@
 #include "retention.hpp"
 
+#include <bit>
 #include <cstring>
 
 namespace evac::dedup {
+
+Retention::Retention(uint64_t bytes_max)
+    : slots_max_(bytes_max / kPageBytes), by_page_(std::bit_ceil(2 * slots_max_ + 2)) {}
+
+size_t Retention::bucket_of(const PageKey& key) const {
+    const size_t mask = by_page_.size() - 1;
+    size_t at = std::hash<PageKey>()(key) & mask;
+    while (by_page_[at] != 0 && slots_[by_page_[at] - 1].key != key) at = (at + 1) & mask;
+    return at;
+}
+
+// What follows moves up, so that no search ends at the hole.
+void Retention::erase_bucket(size_t hole) {
+    const size_t mask = by_page_.size() - 1;
+    for (size_t at = (hole + 1) & mask; by_page_[at] != 0; at = (at + 1) & mask) {
+        const size_t home = std::hash<PageKey>()(slots_[by_page_[at] - 1].key) & mask;
+        if (((at - home) & mask) < ((at - hole) & mask)) continue;
+        by_page_[hole] = by_page_[at];
+        hole = at;
+    }
+    by_page_[hole] = 0;
+}
 
 std::byte* Retention::content(uint32_t slot) const {
     return chunks_[slot / kChunkPages].get() + (slot % kChunkPages) * kPageBytes;
@@ -21,14 +44,14 @@ Retention::Ticket Retention::keep(const PageKey& key, Epoch epoch, const Locatio
     const uint32_t slot = free_.back();
     free_.pop_back();
     slots_[slot] = Slot{key, ++serial_};
-    by_page_[key] = slot;
+    by_page_[bucket_of(key)] = slot + 1;
     ++live_;
     std::memcpy(content(slot), page.data(), page.size());
-    return Ticket{key, epoch, source, slot, serial_};
+    return Ticket{key, epoch, source, false, 0, slot, serial_};
 }
 
 void Retention::free_slot(uint32_t slot) {
-    by_page_.erase(slots_[slot].key);
+    erase_bucket(bucket_of(slots_[slot].key));
     slots_[slot].serial = 0;
     free_.push_back(slot);
     --live_;
@@ -36,8 +59,8 @@ void Retention::free_slot(uint32_t slot) {
 
 void Retention::supersede(const PageKey& key) {
     if (live_ == 0) return;
-    const auto found = by_page_.find(key);
-    if (found != by_page_.end()) free_slot(found->second);
+    const uint32_t found = by_page_[bucket_of(key)];
+    if (found != 0) free_slot(found - 1);
 }
 
 const std::byte* Retention::find(const Ticket& ticket) const {

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <unordered_map>
 #include <vector>
 
 #include "evac/core/ids.hpp"
@@ -22,11 +21,13 @@ class Retention {
         PageKey key;
         Epoch epoch{};
         Location source;
+        bool two_sources = false;  // shifted: the next page, too
+        uint32_t source_tag = 0;
         uint32_t slot = 0;
         uint64_t serial = 0;
     };
 
-    explicit Retention(uint64_t bytes_max) : slots_max_(bytes_max / kPageBytes) {}
+    explicit Retention(uint64_t bytes_max);
 
     bool has_room() const { return live_ < slots_max_; }
     uint64_t pages() const { return live_; }
@@ -47,6 +48,8 @@ class Retention {
     };
     std::byte* content(uint32_t slot) const;
     void free_slot(uint32_t slot);
+    size_t bucket_of(const PageKey& key) const;  // of the page, or the free one where it belongs
+    void erase_bucket(size_t bucket);
 
     uint64_t slots_max_;
     uint64_t live_ = 0;
@@ -54,7 +57,9 @@ class Retention {
     std::vector<Slot> slots_;
     std::vector<uint32_t> free_;
     std::vector<std::unique_ptr<std::byte[]>> chunks_;
-    std::unordered_map<PageKey, uint32_t> by_page_;  // the one live slot of a page
+    // The one live slot of a page, plus one; 0 = free. Linear probing at a load of at most a half:
+    // a map of nodes would allocate for each page.
+    std::vector<uint32_t> by_page_;
 };
 
 }  // namespace evac::dedup

@@ -49,13 +49,13 @@ Bytes golden_records_batch() {
 
 TEST(Batch, GoldenRecords) {
     Bytes expected = bytes({
-        1, 0,    0,    0, 7,  0,    0,    0, 8, 7, 6, 5,
-        4, 3,    2,    1, 71, 0,    0,    0, 0, 0, 0, 0,  // header
-        0, 3,    0,                                       // GROUP epoch 3 region 0
-        1, 0xc8, 0x01, 2,                                 // ZERO +100, 2 pages
-        1, 0x67, 1,                                       // ZERO 50 = 102 - 52, 1 page
-        0, 0xc8, 0x01, 1,                                 // GROUP epoch 200 region 1
-        3, 10,   2,    9, 2,  0xd8, 0x04,  // REF +5, 2 pages, source vm 9 region 2 page +300
+        2, 0,    0,    0, 7, 0,    0,    0, 8, 7, 6, 5, 4, 3,
+        2, 1,    71,   0, 0, 0,    0,    0, 0, 0, 0, 0, 0, 0,  // header
+        0, 3,    0,                                            // GROUP epoch 3 region 0
+        1, 0xc8, 0x01, 2,                                      // ZERO +100, 2 pages
+        1, 0x67, 1,                                            // ZERO 50 = 102 - 52, 1 page
+        0, 0xc8, 0x01, 1,                                      // GROUP epoch 200 region 1
+        3, 10,   2,    9, 2, 0xd8, 0x04,  // REF +5, 2 pages, source vm 9 region 2 page +300
     });
     const auto put_identity = [&](uint8_t first) {
         const Identity identity = identity_of(first);
@@ -75,8 +75,8 @@ TEST(Batch, GoldenRawLiterals) {
     const test::Page page = page_of(1);  // random bytes: zstd does not shrink them
     builder.add_literal(key(2, 3, 4), Epoch{5}, page);
     const auto encoded = builder.finish(6);
-    Bytes expected = bytes({1, 0, 1, 0, 2, 0, 0,  0, 6, 0, 0, 0, 0, 0, 0,
-                            0, 6, 0, 0, 0, 0, 16, 0, 0, 0, 5, 3, 2, 8, 1});
+    Bytes expected = bytes({2, 0, 1, 0, 2,  0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 6,
+                            0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 5, 3, 2, 8, 1});
     expected.insert(expected.end(), page.begin(), page.end());
     EXPECT_EQ(encoded.message, expected);
     EXPECT_EQ(encoded.record_bytes, 6u);
@@ -198,6 +198,53 @@ TEST(Batch, RoundTripOfRandomBatches) {
     }
 }
 
+Bytes golden_deltas_batch() {
+    BatchBuilder builder = make_builder();
+    builder.set_compress(false);
+    builder.add_shifted(key(7, 0, 10), Epoch{1}, identity_of(0x10), key(7, 1, 20), 1024);
+    builder.add_shifted(key(7, 0, 11), Epoch{1}, identity_of(0x20), key(7, 1, 21), 1024);
+    const Bytes patch = bytes({5, 2, 0xaa, 0xbb});
+    builder.add_delta(key(7, 0, 12), Epoch{1}, identity_of(0x30),
+                      {key(7, 0, 12), 0, 0x11223344, DeltaKind::patch, patch});
+    const Bytes frame = bytes({0xcc});
+    builder.add_delta(key(7, 0, 13), Epoch{1}, identity_of(0x40),
+                      {key(9, 1, 30), 512, 0x55667788, DeltaKind::zstd, frame});
+    return builder.finish(1).message;
+}
+
+TEST(Batch, GoldenDeltas) {
+    Bytes expected =
+        bytes({2, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 5, 0, 0, 0});
+    const auto put = [&](const Bytes& more) {
+        expected.insert(expected.end(), more.begin(), more.end());
+    };
+    const auto put_identity = [&](uint8_t first) {
+        const Identity identity = identity_of(first);
+        expected.insert(expected.end(), identity.begin(), identity.end());
+    };
+    put(bytes({0, 1, 0, 4, 20, 2, 7, 1, 40, 0x80, 8}));  // SHIFT 10, 2 pages, source 20, by 1024
+    put_identity(0x10);
+    put_identity(0x20);
+    put(bytes({5, 0, 1, 7, 0, 19, 0}));  // DELTA +0, source page 12 = 22 - 10, no shift
+    put_identity(0x30);
+    put(bytes({0x44, 0x33, 0x22, 0x11, 8, 0}));  // base tag, 4 bytes, patch
+    put(bytes({5, 0, 1, 9, 1, 34, 0x80, 4}));    // source vm 9 region 1 page 30 = 13 + 17
+    put_identity(0x40);
+    put(bytes({0x88, 0x77, 0x66, 0x55, 3, 0}));  // base tag, 1 byte, zstd
+    expected[16] = std::byte(expected.size() - kBatchHeaderBytes);
+    put(bytes({5, 2, 0xaa, 0xbb, 0xcc}));
+    EXPECT_EQ(golden_deltas_batch(), expected);
+    BatchContent content;
+    ASSERT_TRUE(make_decoder().decode(expected, content).ok());
+    ASSERT_EQ(content.runs.size(), 3u);
+    EXPECT_EQ(content.runs[0].shift, 1024u);
+    EXPECT_EQ(content.runs[2].source, key(9, 1, 30));
+    ASSERT_EQ(content.deltas.size(), 2u);
+    EXPECT_EQ(content.deltas[0].base_tag, 0x11223344u);
+    EXPECT_EQ(content.payload(content.deltas[0]).size(), 4u);
+    EXPECT_EQ(content.payload(content.deltas[1])[0], std::byte{0xcc});
+}
+
 // The worst mix for size: literals that do not shrink, and single far-apart runs.
 TEST(Batch, NeverExceedsItsLimit) {
     BatchBuilder builder = make_builder();
@@ -207,8 +254,12 @@ TEST(Batch, NeverExceedsItsLimit) {
     uint64_t page = 0;
     while (builder.has_room_for_reference()) {
         page = kLocationPagesMax - 1 - page;
-        builder.add_reference(key(1, 63, page), Epoch{0xfffffff0}, Identity{},
-                              key(0xffffffff, 63, kLocationPagesMax - 1 - page));
+        builder.add_delta(key(1, 63, page), Epoch{0xfffffff0}, Identity{},
+                          {key(0xffffffff, 63, (kLocationPagesMax - 2) - page % 7 * 100),
+                           4095,
+                           1,
+                           DeltaKind::patch,
+                           {}});
         if (builder.has_room()) builder.add_zero(key(1, 62, page), Epoch{0xfffffff1});
     }
     while (builder.has_room()) {
@@ -238,18 +289,20 @@ TEST(Batch, NamesWhatIsWrong) {
         return out;
     };
     expect_corrupt({}, "shorter than its header");
-    expect_corrupt(with(0, 2), "version 2");
+    expect_corrupt(with(0, 1), "version 1");
     expect_corrupt(with(1, 2), "unknown flags");
     expect_corrupt(with(2, 17), "17 literal pages");
     expect_corrupt(with(2, 1), "the header 1");
     expect_corrupt(with(16, 1), "sizes in the header");
     expect_corrupt(with(20, 1), "sizes in the header");
-    expect_corrupt(with(24, 9), "unknown record 9");
-    expect_corrupt(with(24, 1), "before the first group");
-    expect_corrupt(with(25, 0), "epoch 0");
-    expect_corrupt(with(26, 64), "region 64");
-    expect_corrupt(with(30, 0), "run of 0 pages");
-    expect_corrupt(with(32, 0xff), "");  // 102 - ... : a start below zero, or an overlong number
+    expect_corrupt(with(24, 1), "the header 1");
+    expect_corrupt(with(27, 1), "16777216 bytes of deltas");
+    expect_corrupt(with(28, 9), "unknown record 9");
+    expect_corrupt(with(28, 1), "before the first group");
+    expect_corrupt(with(29, 0), "epoch 0");
+    expect_corrupt(with(30, 64), "region 64");
+    expect_corrupt(with(34, 0), "run of 0 pages");
+    expect_corrupt(with(36, 0xff), "");  // 102 - ... : a start below zero, or an overlong number
     Bytes no_sequence = good;
     std::fill_n(no_sequence.begin() + 8, 8, std::byte{0});
     expect_corrupt(no_sequence, "sequence 0");
@@ -257,6 +310,33 @@ TEST(Batch, NamesWhatIsWrong) {
     empty[16] = std::byte{0};
     expect_corrupt(empty, "no runs");
     expect_corrupt(Bytes(kBatchBytesMax + 1), "at most 131072");
+}
+
+TEST(Batch, NamesWhatIsWrongWithDeltas) {
+    const Bytes good = golden_deltas_batch();
+    const auto with = [&](size_t at, int value) {
+        Bytes out = good;
+        out[at] = std::byte(value);
+        return out;
+    };
+    constexpr size_t kShift = kBatchHeaderBytes + 9;
+    constexpr size_t kDelta = kBatchHeaderBytes + 11 + 32;
+    ASSERT_EQ(good[kDelta], std::byte{5});
+    expect_corrupt(with(kShift + 1, 0x20), "shift 4096");
+    Bytes none = with(kShift, 0x80);
+    none[kShift + 1] = std::byte{0};
+    expect_corrupt(none, "shift 0");
+    expect_corrupt(with(kDelta + 7 + 16 + 4, 10), "the records name 6 bytes of deltas");
+    expect_corrupt(with(kDelta + 7 + 16 + 5, 0x21), "delta of 4228 bytes");
+    expect_corrupt(with(kDelta, 6), "unknown record 6");
+    // The last page of a region has no neighbour to be composed with.
+    BatchBuilder builder = make_builder();
+    builder.add_reference(key(1, 0, 0), Epoch{1}, Identity{}, key(1, 0, kLocationPagesMax - 1));
+    Bytes last = builder.finish(1).message;
+    last[kBatchHeaderBytes + 3] = std::byte{4};
+    last.insert(last.end() - 16, std::byte{1});
+    last[16] = std::byte(last.size() - kBatchHeaderBytes);
+    expect_corrupt(last, "source vm 1 region 0 page 1099511627775");
 }
 
 // A header with one literal page, and the given literal area.
@@ -270,6 +350,7 @@ Bytes with_literals(uint8_t flags, ByteSpan literals) {
     writer.le64(1);
     writer.le32(6);
     writer.le32(static_cast<uint32_t>(literals.size()));
+    writer.le32(0);
     writer.put(bytes({0, 1, 0, 2, 0, 1}));
     writer.put(literals);
     return out;
@@ -301,7 +382,8 @@ TEST(Batch, EveryTruncationIsRefused) {
     builder.add_zero(key(1, 0, 9), Epoch{1});
     builder.add_literal(key(1, 0, 0), Epoch{1}, text_page_of(1));
     builder.add_reference(key(1, 0, 3), Epoch{1}, identity_of(1), key(2, 0, 1));
-    for (const Bytes& whole : {golden_records_batch(), builder.finish(3).message}) {
+    for (const Bytes& whole :
+         {golden_records_batch(), golden_deltas_batch(), builder.finish(3).message}) {
         BatchDecoder decoder = make_decoder();
         BatchContent content;
         ASSERT_TRUE(decoder.decode(whole, content).ok());

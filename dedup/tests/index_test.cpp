@@ -8,7 +8,7 @@
 #include <thread>
 #include <unordered_map>
 
-#include "util.hpp"
+#include "index_values.hpp"
 
 #ifdef __SANITIZE_THREAD__
 // Debian's RocksDB is not built for ThreadSanitizer, which sees its memcpy and not its ordering.
@@ -22,19 +22,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Identity identity_of(uint64_t id) {
-    Random random(id + 0x77);
-    const uint64_t words[2] = {random.next(), random.next()};
-    Identity out;
-    std::memcpy(out.data(), words, sizeof words);
-    return out;
-}
-
-Location location_of(uint64_t id) {
-    Random random(id * 3 + 5);
-    return Location{VmId(static_cast<uint32_t>(random.next())), RegionId(random.below(kRegionsMax)),
-                    random.below(kLocationPagesMax)};
-}
+using test::identity_of;
+using test::location_of;
 
 NullLogger null_log;
 

@@ -104,6 +104,18 @@ TEST_F(ReducerTest, StatisticsAddUpToTheMessages) {
     EXPECT_GT(stats.disk[static_cast<size_t>(Rung::reference_same_vm)].pages, 0u);
     EXPECT_GT(stats.memory[static_cast<size_t>(Rung::reference_other_vm)].pages, 0u);
     EXPECT_EQ(stats.references_to_disk + stats.references_to_memory, stats.retained_pages);
+
+    // The VMs' tables add up to the sum.
+    uint64_t of_vms = 0;
+    for (const VmId vm : {kOne, kTwo}) {
+        ASSERT_NE(reducer->stats_of(vm), nullptr);
+        of_vms += reducer->stats_of(vm)->header_bytes;
+        for (const auto& table : {reducer->stats_of(vm)->memory, reducer->stats_of(vm)->disk}) {
+            for (const RungStats& rung : table) of_vms += rung.wire_bytes;
+        }
+    }
+    EXPECT_EQ(of_vms, messages);
+    EXPECT_EQ(reducer->stats_of(VmId{99}), nullptr);
 }
 
 TEST_F(ReducerTest, RefersOnlyToWhatWasSentLast) {
@@ -118,7 +130,12 @@ TEST_F(ReducerTest, RefersOnlyToWhatWasSentLast) {
 
 TEST_F(ReducerTest, NeverRefersToThePageItself) {
     add(kOne, kRam, 1, page_of(1));
-    EXPECT_EQ(add(kOne, kRam, 1, page_of(1)), Rung::literal);
+    // Its previous version is one: an empty delta.
+    EXPECT_EQ(add(kOne, kRam, 1, page_of(1)), Rung::delta_previous);
+    add(kOne, kRam, 1, page_of(2));
+    EXPECT_EQ(add(kOne, kRam, 1, page_of(2), 3, 2), Rung::delta_previous);
+    reducer->flush();
+    for (const BatchRun& run : decode(sent[0]).runs) EXPECT_NE(run.op, BatchOp::reference);
 }
 
 TEST_F(ReducerTest, UndeclaredRegionsAreSentButNotReferred) {
@@ -263,7 +280,7 @@ TEST_F(ReducerTest, ResetForgetsWhatIsUnderWayAndReloads) {
     add(kTwo, kRam, 9, page_of(2));
 
     const std::vector<Fingerprint> staged{{}, fingerprinter(page_of(4)), fingerprinter(page_of(1))};
-    index->insert(test::make_hasher()(page_of(1)), Location{kOne, kRam, 2});
+    index->insert(index_key(fingerprinter(page_of(1))), Location{kOne, kRam, 2});
     EXPECT_TRUE(reducer->load_tags(kOne, kRam, 0, staged).ok());
     EXPECT_EQ(add(kTwo, kRam, 10, page_of(1)), Rung::reference_other_vm);
     EXPECT_FALSE(reducer->load_tags(kOne, kRam, 9'998, staged).ok());

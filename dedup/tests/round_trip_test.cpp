@@ -16,10 +16,16 @@ using test::text_page_of;
 
 constexpr uint32_t kVms = 3;
 constexpr uint64_t kPages = 48;
-constexpr uint64_t kContents = 30;
+constexpr uint64_t kContents = 60;
 
+// Random and compressible ones, near ones of each, and pages made of two neighbours.
 Page content_of(uint64_t id) {
-    return id % 2 == 0 ? page_of(id / 2) : text_page_of(id);
+    const uint64_t of = id % 10;
+    if (id < 20 || of == 0) return page_of(id);
+    if (id < 30) return text_page_of(id);
+    if (id < 40) return test::mutated(page_of(of), id, 1 + of * 20);
+    if (id < 50) return test::shifted(page_of(of), page_of(of + 1), of % 7 * 512 + 512);
+    return test::mutated(test::shifted(page_of(of), page_of(of + 1), 1024), id, 5);
 }
 
 // Away's bookkeeping as storage keeps it: a put settles what was owed for the page.
@@ -40,6 +46,8 @@ class World {
         index_ = std::move(Index::open({.directory = "", .table_bytes = 4096}, log)).value();
         ReducerOptions options;
         if (seed % 3 == 0) options.retained_bytes_max = 5 * kPageBytes;
+        options.sketch_table_bytes = 1 << 16;
+        options.cache_bytes = seed % 2 == 0 ? 32 * kPageBytes : 1 << 20;
         reducer_ = std::move(Reducer::create(options, test::make_hasher(), *index_,
                                              [this](EncodedBatch&& batch) {
                                                  lanes_[batch.lane].push_back(std::move(batch));
@@ -57,7 +65,7 @@ class World {
     // One random act.
     void step() {
         const uint64_t act = random_.below(1000);
-        if (act < 500) return feed(some_key(), random_.below(kContents));
+        if (act < 400) return feed(some_key(), random_.below(kContents));
         if (act < 540) return feed_run();
         if (act < 700) return deliver();
         if (act < 850) return answer();
@@ -70,12 +78,18 @@ class World {
         if (act < 980) return away_.unreadable.clear();
         if (act < 985) return lose_session();
         if (act < 990) return forget_one();
-        if (act < 995) return quiet();
+        if (act < 993) return swap_page();
+        if (act < 998) return quiet();
     }
 
     // Drains everything, then begins the next round.
     void quiet() {
         away_.unreadable.clear();
+        settle();
+        check();
+        ++epoch_;
+    }
+    void settle() {
         for (int turn = 0; turn < 10'000; ++turn) {
             reducer_->flush();
             deliver();
@@ -86,11 +100,14 @@ class World {
                 break;
             }
         }
-        check();
-        ++epoch_;
     }
 
     void check() {
+        for (const PageKey& key : rotten_) {
+            if (fed_.contains(key)) feed(key, fed_.at(key), false);
+        }
+        if (!rotten_.empty()) settle();
+        rotten_.clear();
         for (const auto& [key, id] : fed_) {
             const auto at = away_.pages.find(key);
             ASSERT_NE(at, away_.pages.end());
@@ -121,12 +138,16 @@ class World {
     }
     Fingerprint fingerprint_of(uint64_t id) const { return fingerprinter_(contents_[id]); }
 
-    void feed(const PageKey& key, uint64_t id) {
+    void feed(const PageKey& key, uint64_t id, bool vary = true) {
         fed_[key] = id;
         PageItem item;
         item.key = key;
         item.epoch = Epoch{epoch_};
         item.lane = raw(key.region) == 0 ? 3 : 2;  // one lane per page: the contract
+        if (vary && random_.chance(0.05)) {
+            reducer_->set_effort({random_.chance(0.9), random_.chance(0.9), random_.chance(0.8),
+                                  static_cast<int>(random_.below(4))});
+        }
         item.is_zero = id == 0;
         if (id != 0) {
             item.fingerprint = fingerprint_of(id);
@@ -137,9 +158,10 @@ class World {
     // Consecutive pages of consecutive contents, so that runs form (also a run over itself).
     void feed_run() {
         PageKey key = some_key();
-        const uint64_t first = random_.below(kContents);
+        const bool neighbours = random_.chance(0.6);  // what shifted pages are made of
+        const uint64_t first = neighbours ? random_.below(8) : random_.below(kContents);
         for (uint64_t i = 0; i < 12 && key.page < kPages; ++i, ++key.page) {
-            feed(key, random_.chance(0.3) ? first : (first + i) % kContents);
+            feed(key, !neighbours && random_.chance(0.3) ? first : (first + i) % kContents);
         }
     }
     void deliver() {
@@ -170,11 +192,19 @@ class World {
     void lie() {
         const Location place = some_key();
         const uint64_t id = 1 + random_.below(kContents - 1);
-        index_->insert(hasher_(contents_[id]), place);
+        index_->insert(index_key(fingerprint_of(id)), place);
         if (random_.chance(0.3)) return;  // the tags tell the truth
         const Fingerprint fingerprint = fingerprint_of(id);
         ASSERT_TRUE(
             reducer_->load_tags(place.vm, place.region, place.page, {&fingerprint, 1}).ok());
+    }
+    // Away's copy rots: what home believes of the page is wrong until the page is sent again.
+    void swap_page() {
+        const PageKey key = some_key();
+        const auto at = away_.pages.find(key);
+        if (at == away_.pages.end()) return;
+        at->second.second = contents_[1 + random_.below(kContents - 1)];
+        rotten_.insert(key);
     }
     // New handshake: what is in flight is lost, home reloads from away and sends what differs.
     void lose_session() {
@@ -210,7 +240,6 @@ class World {
 
     Random random_;
     Fingerprinter fingerprinter_ = test::make_fingerprinter();
-    IdentityHasher hasher_ = test::make_hasher();
     std::vector<Page> contents_;
     std::unique_ptr<Index> index_;
     std::unique_ptr<Reducer> reducer_;
@@ -219,6 +248,7 @@ class World {
     std::array<std::deque<EncodedBatch>, kLanesMax> lanes_;
     std::deque<Answer> answers_;
     std::map<PageKey, uint64_t> fed_;
+    std::set<PageKey> rotten_;
     uint32_t epoch_ = 1;
 };
 
@@ -227,6 +257,8 @@ TEST(RoundTrip, AwayHoldsWhatWasFed) {
     uint64_t mismatched = 0;
     uint64_t unreadable = 0;
     uint64_t referenced = 0;
+    uint64_t shifted = 0;
+    uint64_t deltas = 0;
     for (uint64_t seed = 1; seed <= 60; ++seed) {
         SCOPED_TRACE(seed);
         World world(seed);
@@ -238,6 +270,8 @@ TEST(RoundTrip, AwayHoldsWhatWasFed) {
         sum.naks_unknown += world.stats().naks_unknown;
         sum.stale_hits += world.stats().stale_hits;
         sum.literals_for_retention += world.stats().literals_for_retention;
+        shifted += world.totals().shifted_pages;
+        deltas += world.totals().delta_pages;
         mismatched += world.totals().mismatched_pages;
         unreadable += world.totals().unreadable_pages;
         referenced += world.totals().referenced_pages;
@@ -250,6 +284,8 @@ TEST(RoundTrip, AwayHoldsWhatWasFed) {
     EXPECT_GT(mismatched, 1000u);
     EXPECT_GT(unreadable, 100u);
     EXPECT_GT(referenced, 10'000u);
+    EXPECT_GT(shifted, 200u);
+    EXPECT_GT(deltas, 1500u);
 }
 
 struct Away {

@@ -46,6 +46,23 @@ inline Page text_page_of(uint64_t id) {
     return page;
 }
 
+// The page with `count` bytes changed within 1.5 KiB, at places of the seed's choice.
+inline Page mutated(Page page, uint64_t seed, size_t count) {
+    Random random(seed * 77 + 1);
+    const size_t first = random.below(kPageBytes - 1536);
+    for (size_t i = 0; i < count; ++i) {
+        page[first + random.below(1536)] = std::byte(random.below(256));
+    }
+    return page;
+}
+// first[shift..) ++ second[..shift).
+inline Page shifted(const Page& first, const Page& second, size_t shift) {
+    Page page{};
+    std::memcpy(page.data(), first.data() + shift, kPageBytes - shift);
+    std::memcpy(page.data() + kPageBytes - shift, second.data(), shift);
+    return page;
+}
+
 class MemoryStaged : public StagedPages {
   public:
     Status read(const PageKey& key, std::span<std::byte, kPageBytes> out) override {

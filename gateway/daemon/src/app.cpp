@@ -129,6 +129,7 @@ Status App::open_stages() {
     dedup::IndexOptions index;
     index.directory = config_.site.state_dir + "/index";
     index.table_bytes = config_.prestage.index_table_mib * kMiB;
+    index.key_check = dedup::fingerprint_seed(secret_bytes(secret_));
     auto opened = dedup::Index::open(index, log_);
     EVAC_TRY(opened);
     index_ = std::move(*opened);

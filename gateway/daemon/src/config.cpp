@@ -322,7 +322,7 @@ class Parser {
         prestage.ceiling_mbit = p.number("ceiling_mbit", prestage.ceiling_mbit, 0, 400'000);
         prestage.scavenge = p.choice("scavenge", "yes", {"yes", "no"}) == "yes";
         prestage.queue_mib = p.whole("queue_mib", prestage.queue_mib, 16, 1 << 20);
-        prestage.zstd_level = static_cast<int>(p.whole("zstd_level", 1, 1, 19));
+        prestage.zstd_level = static_cast<int>(p.whole("zstd_level", 0, 1, 19));
         prestage.index_table_mib = p.whole("index_table_mib", prestage.index_table_mib, 1, 1 << 20);
         EVAC_TRY(p.finish());
         Section t = section("staging");

@@ -34,7 +34,7 @@ Result<std::unique_ptr<ReducerStage>> ReducerStage::create(const ReducerOptions&
     auto hasher = dedup::IdentityHasher::create(secret);
     EVAC_TRY(hasher);
     dedup::ReducerOptions reducer_options;
-    reducer_options.zstd_level = options.zstd_level;
+    if (options.zstd_level != 0) reducer_options.zstd_level = options.zstd_level;
     ReducerStage* raw_stage = stage.get();
     auto reducer = dedup::Reducer::create(
         reducer_options, std::move(*hasher), index, [raw_stage](dedup::EncodedBatch&& batch) {
@@ -42,6 +42,7 @@ Result<std::unique_ptr<ReducerStage>> ReducerStage::create(const ReducerOptions&
             const auto vm = raw_stage->vms_.find(batch.vm);
             if (vm != raw_stage->vms_.end()) vm->second.flow->wire_bytes += message.size();
             raw_stage->tokens_bytes_ -= static_cast<double>(message.size());
+            if (raw_stage->options_.zstd_level == 0) raw_stage->tune(batch);
             const wan::Class cls = class_of_lane(batch.lane);
             raw_stage->outgoing_[wan::index(cls)].push_back({cls, std::move(message), batch.vm});
         });
@@ -370,9 +371,9 @@ bool ReducerStage::send_some() {
 }
 
 bool ReducerStage::reduce(VmId id, Vm& vm) {
-    size_t pages = 0;
-    while (pages < kPagesPerTurn && !vm.queue->empty()) {
-        const auto page = vm.queue->take();
+    items_.clear();
+    while (items_.size() < kPagesPerTurn && !vm.queue->empty()) {
+        const auto page = vm.queue->take();  // its bytes are valid until the next enqueue
         dedup::PageItem item;
         item.key = {id, page->region, page->page};
         item.epoch = page->epoch;
@@ -384,12 +385,12 @@ bool ReducerStage::reduce(VmId id, Vm& vm) {
                                : is_disk     ? wan::Class::disk
                                              : wan::Class::bulk;
         item.lane = static_cast<uint8_t>(wan::index(cls));
-        reducer_->add(item);
         vm.flow->sent_pages += 1;
         if (!page->is_zero) vm.flow->raw_bytes += kPageBytes;
-        ++pages;
-        if (class_blocked(cls)) break;  // a batch was emitted: hand it over before the next
+        items_.push_back(item);
     }
+    const size_t pages = items_.size();
+    reducer_->add_all(items_);
     const bool sealed = vm.queue->empty() && try_seal(id, vm);
     // Nothing more comes at the moment: what is open must not wait for a full batch.
     bool flushed = false;
@@ -491,6 +492,7 @@ void ReducerStage::publish_stats() {
     if (now_ns - stats_ns_ < kStatsNs) return;
     stats_ns_ = now_ns;
     index_->hand_over();
+    for (const auto& [id, vm] : vms_) publish_rungs(id, vm);
     dedup::ReducerStats stats = reducer_->stats();
     const bool pushed = stats_ring_.try_push(std::move(stats));
     static_cast<void>(pushed);  // the reader has not looked: the next one will do

@@ -26,6 +26,7 @@
 #include "evac/core/spsc_ring.hpp"
 #include "evac/dedup/index.hpp"
 #include "evac/dedup/reducer.hpp"
+#include "evac/dedup/tuner.hpp"
 #include "evac/prestage/dirty_queue.hpp"
 #include "evac/protocol/messages.hpp"
 #include "evac/wan/transport.hpp"
@@ -65,6 +66,9 @@ struct VmFlow {
     std::atomic<uint64_t> sent_pages{0};    // taken from the queue and reduced
     std::atomic<uint64_t> raw_bytes{0};     // content of those
     std::atomic<uint64_t> wire_bytes{0};    // of batches and seals
+    // By dedup::Rung, memory and disks together; about a second old.
+    std::array<std::atomic<uint64_t>, dedup::kRungCount> rung_pages{};
+    std::array<std::atomic<uint64_t>, dedup::kRungCount> rung_wire_bytes{};
 };
 
 namespace to_reducer {
@@ -146,7 +150,7 @@ using Event = std::variant<SealSent, PageLost, VmReset>;
 
 struct ReducerOptions {
     uint64_t queue_bytes = 512 * kMiB;
-    int zstd_level = 1;
+    int zstd_level = 0;              // 1 to 19; 0: rungs and level by dedup::ReductionTuner
     double ceiling_bytes_per_s = 0;  // of prestaging; 0 = none
     size_t capture_lanes = 2;
 };
@@ -184,6 +188,8 @@ class ReducerStage {
     static constexpr size_t kEventsRing = 16384;
 
   private:
+    // While little waits there is nothing to drain: all rungs, zstd 1.
+    static constexpr size_t kSettingAtRest = 5;
     struct Vm {
         uint32_t generation = 0;
         bool active = false;  // in this session
@@ -234,6 +240,8 @@ class ReducerStage {
     void emit(from_reducer::Event event);
     void publish(Vm& vm);
     void publish_stats();
+    void publish_rungs(VmId id, const Vm& vm);
+    void tune(const dedup::EncodedBatch& batch);
     void wait(std::stop_token stop);
 
     const ReducerOptions options_;
@@ -243,6 +251,12 @@ class ReducerStage {
     dedup::Index* index_ = nullptr;
     std::unique_ptr<dedup::Reducer> reducer_;
     prestage::PagePool pool_;
+    dedup::ReductionTuner tuner_;
+    size_t setting_ = kSettingAtRest;
+    uint64_t tuned_cpu_ns_ = 0;
+    uint64_t rate_ns_ = 0;
+    double rate_bytes_per_s_ = 0;
+    std::vector<dedup::PageItem> items_;  // scratch of reduce()
 
     std::map<VmId, Vm> vms_;
     VmId cursor_{};

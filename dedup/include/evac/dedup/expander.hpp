@@ -2,8 +2,9 @@
 // Expander: batches in, pages out. Away side; owned by the ingest thread.
 //
 // A batch is checked whole before its first page is put, so hostile bytes apply nothing. A
-// reference is believed only when the content read at the named place has the named keyed identity;
-// otherwise the page is in `naks`, and home sends it again as a literal.
+// reference is believed only when the content read at the named place has the named keyed identity,
+// a delta only when its base has the named tag and what comes out has the identity; otherwise the
+// page is in `naks`, and home sends it again as a literal.
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -46,8 +47,11 @@ struct ExpandCounters {
     uint64_t zero_pages = 0;
     uint64_t literal_pages = 0;
     uint64_t referenced_pages = 0;  // verified and put
-    uint64_t mismatched_pages = 0;  // NAK: other content at the place
+    uint64_t shifted_pages = 0;     // likewise
+    uint64_t delta_pages = 0;       // likewise
+    uint64_t mismatched_pages = 0;  // NAK: other content at the place, or another base
     uint64_t unreadable_pages = 0;  // NAK: the place could not be read
+    uint64_t damaged_deltas = 0;    // NAK: right base, but no delta, or of another page
 
     void add(const ExpandCounters& other);
 };
@@ -72,6 +76,10 @@ class Expander {
     // corrupt: the message is not a batch, nothing was put. Other codes: `staged` refused a put;
     // pages before it are put already.
     Result<Expanded> expand(ByteSpan message);
+
+    // The pair's secret has changed. Batches on their way still name identities under the old one:
+    // they are accepted until the next change. Deltas and references under neither are NAKed.
+    void rekey(IdentityHasher hasher);
 
     const ExpandCounters& totals() const;
 

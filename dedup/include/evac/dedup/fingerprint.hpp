@@ -57,6 +57,7 @@ class IdentityHasher {
     ~IdentityHasher();
 
     Identity operator()(PageSpan page);
+    uint64_t fingerprint_seed() const;  // of the same secret
 
   private:
     struct State;

@@ -5,6 +5,10 @@
 // place, and away verifies the content. So the index may forget (eviction, crash, full ring) and
 // may be wrong (table entries keep 48 of the 128 bits) at the price of a literal or a round trip.
 //
+// Keys are fingerprints under a seed of the pair's secret (reducer.hpp, index_key). Entries carry a
+// key generation, so that after a change of the secret old ones neither fill the table nor hit;
+// they leave the store as it turns over.
+//
 //   reducer thread:  lookup / insert / hand_over       worker thread:  flush / sync
 //        |  table (fixed bytes, in memory)                     |
 //        |  pending entries --(SPSC ring of batches)---------> RocksDB (FIFO: above store_bytes_max
@@ -41,6 +45,9 @@ struct IndexOptions {
     size_t write_buffer_bytes = 16 * kMiB;  // RocksDB uses up to two
     // At open, the store's entries are read into the table (newest wins) until it is full.
     bool warm_table = true;
+    // Tells one pair secret from another (e.g. its fingerprint seed). Entries that were stored
+    // under another are never read.
+    uint64_t key_check = 0;
 };
 
 // Counters since open; a snapshot whose fields may be of slightly different instants.
@@ -59,7 +66,12 @@ struct IndexStats {
     uint64_t warmed = 0;              // entries read at open
     uint64_t store_bytes = 0;         // RocksDB's table files now
     uint64_t store_memory_bytes = 0;  // memtables, block cache and table readers
-    bool recreated = false;           // the store was unreadable at open and was started anew
+    uint64_t store_files = 0;
+    uint64_t compaction_bytes = 0;  // RocksDB's estimate of what waits for compaction
+    uint64_t log_bytes = 0;         // of the write-ahead log: at most two write buffers
+    uint64_t key_generation = 0;    // +1 (mod 256) per change of key_check
+    uint64_t old_entries = 0;       // of other generations, seen at open
+    bool recreated = false;         // the store was unreadable at open and was started anew
 };
 
 class Index {
@@ -90,6 +102,9 @@ class Index {
     // Visible to lookup at once; durable after hand_over(), flush() (and sync(), for a power loss).
     // Replaces an older location. location.page < kLocationPagesMax, region < kRegionsMax.
     void insert(const Identity& identity, const Location& location);
+    // The pair's secret has changed: the table is emptied, what is stored is of an old generation
+    // from now on. Never waits; the change is durable with the next flush().
+    void rekey(uint64_t key_check);
     // Gives pending entries to the worker before a batch is full; call about once a second.
     void hand_over();
 
