@@ -17,7 +17,7 @@ constexpr uint64_t kHoldProbeNs = 50'000'000;
 constexpr uint64_t kHintGapNs = 50'000'000;        // between hints that we send
 constexpr uint64_t kSuspectGapNs = 1'000'000'000;  // between suspicions that hints may raise
 constexpr uint64_t kConnectJitterNs = 20'000'000;
-// One handshake under way: OpenSSL's objects (measured: about 70 KB), flights and buffers.
+// Allowance for one handshake under way: OpenSSL's objects, flights and buffers. Not measured.
 constexpr size_t kAttemptBytes = 128 * 1024;
 
 Error bad(const char* field, const std::string& value, const char* accepted) {
