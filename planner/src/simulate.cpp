@@ -143,7 +143,7 @@ Result<SimRun> play(const Inventory& inventory, const Scenario& scenario, const 
 }
 
 Result<Simulation> simulate(const Inventory& inventory, const Scenario& scenario,
-                            const Clock& clock, const Progress& progress) {
+                            const Clock& clock, const SimulationProgress& progress) {
     EVAC_TRY(validate(inventory));
     EVAC_TRY(check_scenario(scenario, inventory));
     const auto links = sim::make_links(inventory);

@@ -141,14 +141,14 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
                           "no VM is protected: there is nothing that could be moved");
     if (!peer_connected()) return make_error(Errc::unavailable, "the peer is not connected");
     link_desk_->stop("an evacuation began");
-    planner::SolveOptions solve = daemon_solve_options();
-    solve.time_budget_ms = kFirstPlanMs;
-    solve.tight_bound = false;
+    planner::PlanOptions options = daemon_plan_options();
+    options.solve.time_budget_ms = kFirstPlanMs;
+    options.solve.tight_bound = false;
     planner::Inventory measured = inventory();
     const double window_s =
         request.deadline_s > 0 ? request.deadline_s : config_.evacuation.window_s;
     if (window_s > 0) measured.deadline_s = window_s;
-    auto plan = planner::plan_from_inventory(std::move(measured), {{}, solve}, clock_);
+    auto plan = planner::plan_from_inventory(std::move(measured), options, clock_);
     EVAC_TRY(plan);
     // Joining one that runs: its clock goes on, and all turns that have not begun are put in the
     // new plan's order.

@@ -5,10 +5,10 @@
 
 namespace evac::daemon {
 
-planner::SolveOptions daemon_solve_options() {
-    planner::SolveOptions options;
+planner::PlanOptions daemon_plan_options() {
+    planner::PlanOptions options;
     // Live passes over KVM guests are pending; a pass over the stopped guest is right everywhere.
-    options.forced_mode_all = planner::Mode::freeze;
+    options.solve.forced_mode_all = planner::Mode::freeze;
     return options;
 }
 
@@ -87,7 +87,7 @@ void PlanDesk::take(const planner::Replan& replan, planner::Inventory&& inventor
                         {"after",
                          {{"makespan_s", replan.after.makespan_s},
                           {"weighted_rescued", replan.after.weighted_rescued}}}});
-    follow({std::move(inventory), replan.plan});
+    follow({std::move(inventory), replan.plan, {}});
 }
 
 void PlanDesk::refresh(uint64_t now_ns) {
@@ -99,8 +99,8 @@ void PlanDesk::refresh(uint64_t now_ns) {
         return;
     }
     planning_ = worker_->submit([this, inventory, now_ns](size_t) -> Completion {
-        auto plan = planner::plan_from_inventory(std::move(*inventory),
-                                                 {{}, daemon_solve_options()}, ports_.clock);
+        auto plan = planner::plan_from_inventory(std::move(*inventory), daemon_plan_options(),
+                                                 ports_.clock);
         auto shared = std::make_shared<Result<planner::PlanOutput>>(std::move(plan));
         return [this, shared, now_ns] {
             planning_ = false;

@@ -24,7 +24,7 @@
 namespace evac::daemon {
 
 // What the daemon does at an evacuation, as options of the planner.
-planner::SolveOptions daemon_solve_options();
+planner::PlanOptions daemon_plan_options();
 
 class PlanDesk {
   public:

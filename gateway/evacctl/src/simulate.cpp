@@ -50,7 +50,7 @@ Result<planner::Scenario> scenario_of(const Options& options) {
 }
 
 // On a terminal only, and on standard error: the result is what goes to standard output.
-planner::Progress progress_bar() {
+planner::SimulationProgress progress_bar() {
     if (isatty(STDERR_FILENO) == 0) return {};
     return [](size_t done, size_t total) {
         std::fprintf(stderr, "\revacctl: %zu of %zu evacuations%s", done, total,

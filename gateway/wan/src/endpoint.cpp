@@ -56,6 +56,7 @@ class ProtocolClock {
     uint64_t outside_ns_;
 };
 // One handshake under way: OpenSSL's objects (measured: about 70 KB), flights and buffers.
+// Allowance for one handshake under way: OpenSSL's objects, flights and buffers. Not measured.
 constexpr size_t kAttemptBytes = 128 * 1024;
 
 Error bad(const char* field, const std::string& value, const char* accepted) {

@@ -55,7 +55,7 @@ struct Checker {
             while (dropped.count({session, c, expected[c]}) != 0) ++expected[c];
         }
     }
-    std::string accept(Class c, const Message& m, const Droppings& dropped) {
+    std::string accept(Class c, const Message& m, const Droppings& dropped = {}) {
         if (m.session != session) {
             session = m.session;
             expected.fill(0);

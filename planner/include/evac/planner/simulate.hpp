@@ -113,8 +113,8 @@ struct Simulation {
 };
 
 // `progress(done, total)` is called after each evacuation.
-using Progress = std::function<void(size_t done, size_t total)>;
+using SimulationProgress = std::function<void(size_t done, size_t total)>;
 Result<Simulation> simulate(const Inventory& inventory, const Scenario& scenario,
-                            const Clock& clock, const Progress& progress = {});
+                            const Clock& clock, const SimulationProgress& progress = {});
 
 }  // namespace evac::planner

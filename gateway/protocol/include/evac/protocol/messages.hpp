@@ -39,7 +39,7 @@
 
 namespace evac::protocol {
 
-inline constexpr uint16_t kProtocolVersion = 2;  // 2: ECHO, BALLAST
+inline constexpr uint16_t kProtocolVersion = 2;  // 2: ECHO, BALLAST; deltas, shifts
 inline constexpr size_t kMessageBytesMax = 256 * 1024;
 inline constexpr size_t kNameBytesMax = 255;
 inline constexpr size_t kReasonBytesMax = 4096;
