@@ -16,7 +16,7 @@ namespace evac::planner {
 namespace {
 
 constexpr double kFreezeGainShareMin = 0.005;
-constexpr uint64_t kTurnsPerVm = 16;
+constexpr uint64_t kTurnsPerVm = 30;
 constexpr uint64_t kTurnsMin = 100'000;
 
 // The VMs that still use the link, in an inventory of their own whose clock starts now.
@@ -184,10 +184,13 @@ Replanner::Order Replanner::improved(const Compiled& model, const Order& from,
         if (better(other.score, best.score)) best = std::move(other);
     };
     const bool deadline = std::isfinite(model.deadline_s());
-    std::vector<uint32_t> warm = waiting;
-    seq.improve(warm, {start, {}, turns_max_ / 3});
-    offer(warm);
-    if (deadline && best.score.weight < weight_total_ && !effort_.cut) {
+    const bool choose = deadline && best.score.weight < weight_total_ - weight_away_;
+    if (!choose) {  // otherwise the choice of whom to save starts from another order anyway
+        std::vector<uint32_t> warm = waiting;
+        seq.improve(warm, {start, {}, turns_max_ / 3});
+        offer(warm);
+    }
+    if (choose && !effort_.cut) {
         const Selection chosen =
             select_on_time(seq, waiting, {start, model.deadline_s(), turns_max_ / 3});
         std::vector<uint32_t> tail = chosen.saved;
@@ -197,7 +200,8 @@ Replanner::Order Replanner::improved(const Compiled& model, const Order& from,
         tail.insert(tail.end(), late.begin(), late.end());
         offer(tail);
     } else if (!effort_.cut) {
-        offer(seq.starting_order(waiting, start));
+        const double end = seq.end_of(waiting, start);
+        offer(seq.legal_order(waiting, seq.ratio_keys(waiting, start, end)));
     }
     return best;
 }

@@ -10,7 +10,7 @@
 // that brings more weight out by the deadline (at least 0.5 % of all). Hosts at away are kept; new
 // VMs get what room is left.
 //
-// Effort is counted in evaluated turns, as in solve(): 16 per VM that waits, so that 10,000 VMs
+// Effort is counted in evaluated turns, as in solve(): 30 per VM that waits, so that 10,000 VMs
 // take below 100 ms. The bound is the cheap one (link times as of now in sum), not solve()'s.
 #include "evac/planner/solve.hpp"
 
@@ -32,7 +32,7 @@ struct ReplanOptions {
     double margin = 0.02;  // of the makespan, >= 0
     bool allow_post_copy = false;
     bool freeze_for_deadline = true;
-    uint64_t turns_max = 0;     // 0 = 16 per waiting VM, at least 100,000
+    uint64_t turns_max = 0;     // 0 = 30 per waiting VM, at least 100,000
     double time_budget_ms = 0;  // 0 = none
 };
 
