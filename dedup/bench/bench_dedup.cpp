@@ -1,7 +1,8 @@
 // Prints what each rung and each half of the index costs, per CPU-second of the calling thread
 // (RocksDB's own threads are not counted; writes are also shown per CPU-second of the whole
 // process).
-//   bench_dedup [index entries, default 2000000] [directory for the store, default /tmp]
+//   bench_dedup [index entries, default 2000000] [directory for the store, default /tmp; none: the
+//   table alone]
 #include <unistd.h>
 
 #include <algorithm>
@@ -271,12 +272,7 @@ void bench_store_lookups(Index& index, uint64_t entries) {
                 100.0 * double(stats.store_hits + stats.table_hits) / double(stats.lookups) * 2);
 }
 
-void bench_index(uint64_t entries, const std::string& parent) {
-    std::string directory = parent + "/bench_dedup_XXXXXX";
-    if (mkdtemp(directory.data()) == nullptr) {
-        std::perror("mkdtemp");
-        std::exit(1);
-    }
+void bench_table(uint64_t entries) {
     NullLogger log;
     {
         const size_t table_bytes = std::bit_ceil(entries * kTableEntryBytes + entries * 4);
@@ -302,6 +298,15 @@ void bench_index(uint64_t entries, const std::string& parent) {
         std::printf("%-34s %10.2f %% of hits, %zu MiB\n", "table",
                     100.0 * double(hits) / double(entries), table_bytes / size_t{kMiB});
     }
+}
+
+void bench_index(uint64_t entries, const std::string& parent) {
+    std::string directory = parent + "/bench_dedup_XXXXXX";
+    if (mkdtemp(directory.data()) == nullptr) {
+        std::perror("mkdtemp");
+        std::exit(1);
+    }
+    NullLogger log;
     {
         // A table of one bucket: every lookup goes to the store.
         IndexOptions options{.directory = directory, .table_bytes = 64};
@@ -341,6 +346,8 @@ int main(int argc, char** argv) {
         bench_reduction(pages);
     }
     bench_mixed();
-    bench_index(entries, argc > 2 ? argv[2] : "/tmp");
+    bench_table(entries);
+    const std::string parent = argc > 2 ? argv[2] : "/tmp";
+    if (parent != "none") bench_index(entries, parent);
     return 0;
 }

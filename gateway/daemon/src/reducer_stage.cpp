@@ -35,6 +35,7 @@ Result<std::unique_ptr<ReducerStage>> ReducerStage::create(const ReducerOptions&
     EVAC_TRY(hasher);
     dedup::ReducerOptions reducer_options;
     if (options.zstd_level != 0) reducer_options.zstd_level = options.zstd_level;
+    reducer_options.cache_bytes = options.delta_cache_bytes;
     ReducerStage* raw_stage = stage.get();
     auto reducer = dedup::Reducer::create(
         reducer_options, std::move(*hasher), index, [raw_stage](dedup::EncodedBatch&& batch) {

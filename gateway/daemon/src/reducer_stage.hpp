@@ -152,6 +152,7 @@ struct ReducerOptions {
     uint64_t queue_bytes = 512 * kMiB;
     int zstd_level = 0;              // 1 to 19; 0: rungs and level by dedup::ReductionTuner
     double ceiling_bytes_per_s = 0;  // of prestaging; 0 = none
+    uint64_t delta_cache_bytes = 256 * kMiB;
     size_t capture_lanes = 2;
 };
 
