@@ -35,6 +35,7 @@ class StagedVmImpl final : public StagedVm {
     std::string region_path(RegionId region) const override;
     StagedStats stats() const override;
     Result<PutOutcome> put(RegionId region, uint64_t page, Epoch epoch, ByteSpan bytes) override;
+    bool superseded(RegionId region, uint64_t page, Epoch epoch) const override;
     Result<PutOutcome> put_zero(RegionId region, uint64_t first, uint64_t count,
                                 Epoch epoch) override;
     Status read(RegionId region, uint64_t page, std::span<std::byte, kPageBytes> out) override;

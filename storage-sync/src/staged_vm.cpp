@@ -441,6 +441,13 @@ Status StagedVmImpl::write_in_place(size_t region, uint64_t page, ByteSpan bytes
     return {};
 }
 
+bool StagedVmImpl::superseded(RegionId region, uint64_t page, Epoch epoch) const {
+    if (!check_range(region, page, 1).ok()) return false;
+    if (epoch <= sealed_epoch()) return true;
+    return in_place() ? !regions_[raw(region)].epochs.may_put(page, epoch)
+                      : !delta_.is_newest(region, page, epoch);
+}
+
 Result<PutOutcome> StagedVmImpl::put(RegionId region, uint64_t page, Epoch epoch, ByteSpan bytes) {
     EVAC_TRY(usable(Access::change));
     EVAC_TRY(check_range(region, page, 1));
@@ -452,10 +459,7 @@ Result<PutOutcome> StagedVmImpl::put(RegionId region, uint64_t page, Epoch epoch
     }
     ++counters_.puts;
     Region& target = regions_[raw(region)];
-    const bool newest =
-        epoch > sealed_epoch() &&
-        (in_place() ? target.epochs.may_put(page, epoch) : delta_.is_newest(region, page, epoch));
-    if (!newest) {
+    if (superseded(region, page, epoch)) {
         ++counters_.stale_puts;
         return PutOutcome::stale;
     }

@@ -372,7 +372,10 @@ void App::restart_machines() {
         execute(desk_->session_up(now()));
         execute(coordinator_->session_up(now()));
     }
-    if (coordinator_->stage() == evacuation::Stage::evacuating) home_->begin_evacuation({});
+    if (coordinator_->stage() == evacuation::Stage::evacuating) {
+        meter_.deadline_s = config_.evacuation.window_s;  // counts from the alert
+        home_->begin_evacuation({});
+    }
 }
 
 void App::execute(Result<evacuation::Acts> acts) {
@@ -484,10 +487,12 @@ void App::take_handover(const Bytes& payload) {
 }
 
 void App::take_reducer_events() {
+    reducer_->clear_events();
     while (auto event = reducer_->try_event()) home_->on_reducer_event(*event);
 }
 
 void App::take_ingest_events() {
+    ingest_->clear_events();
     while (auto event = ingest_->try_event()) {
         if (auto* acked = std::get_if<from_ingest::Acked>(&*event)) {
             link_->send(protocol::BatchAck{acked->vm, std::move(acked->sequences)});

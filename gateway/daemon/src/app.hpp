@@ -158,7 +158,7 @@ class App {
     std::unique_ptr<StandingOrders> orders_;
     std::string
         waits_for_;  // why the standing order moves nothing; empty = it does, or none stands
-    double ordered_window_s_ = 0;  // of the newest order; 0 = the site's
+    uint64_t ordered_until_ns_ = 0;  // deadline of the standing orders; 0 = the site's window
     uint64_t next_pursuit_ns_ = 0;
     std::unique_ptr<PlanDesk> plans_;
     std::unique_ptr<ReportStore> reports_;

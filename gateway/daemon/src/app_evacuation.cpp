@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t kReturnedPauseMs = 10'000;  // before a VM that came back gets new turns
 constexpr int64_t kReturnedPauseMaxMs = 320'000;
 constexpr uint64_t kPursuitNs = kNsPerSecond;  // looks whether more VMs can follow an order
+constexpr double kDeadlineMinS = 0.001;        // one that has passed
 constexpr uint64_t kPlanShare = 20;            // planning takes at most 1/20 of this thread
 constexpr double kFirstPlanMs = 250;  // the best order found by then is good enough to begin with
 constexpr double kSwitchoverBaseMs = 150;  // loading device state and cont, on a loaded host
@@ -34,7 +35,6 @@ double App::switchover_ms(const HomeVm& vm) const {
 
 Status App::evacuate(const EvacuateRequest& request) {
     const bool everything = request.vms.empty() && !request.planned && !request.hold_landing;
-    ordered_window_s_ = request.deadline_s;
     if (!everything) {
         EvacuateRequest chosen = request;
         // Named VMs join what runs, under its name; an operator who names one that came back means
@@ -53,6 +53,11 @@ Status App::evacuate(const EvacuateRequest& request) {
     }
     if (home_->vms().empty())
         return make_error(Errc::refused, "no VM is enrolled: there is nothing that could be moved");
+    if (request.deadline_s > 0) {
+        ordered_until_ns_ = clock_.now_ns() + static_cast<uint64_t>(request.deadline_s * 1e9);
+    } else if (standing_order() == nullptr) {
+        ordered_until_ns_ = 0;
+    }
     const auto stands_ms = static_cast<int64_t>(config_.evacuation.standing_s * 1000);
     const int64_t now_unix_ms = clock_.wall_unix_ms();
     const Status given =
@@ -96,7 +101,10 @@ void App::pursue_order() {
     request.event_id = order->event_id;
     request.reason = order->reason;
     request.again = evacuation::Again::came_back;
-    request.deadline_s = ordered_window_s_;
+    if (ordered_until_ns_ != 0) {
+        const uint64_t left_ns = ordered_until_ns_ - std::min(ordered_until_ns_, begun_ns);
+        request.deadline_s = std::max(kDeadlineMinS, static_cast<double>(left_ns) / 1e9);
+    }
     for (const auto& [id, vm] : home_->vms()) {
         const bool may_move = home_->protected_now(*vm) && coordinator_->is_at_home(id);
         if (may_move && taken.count(id) == 0) request.vms.push_back(vm->name);
@@ -144,12 +152,6 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
     planner::PlanOptions options = daemon_plan_options();
     options.solve.time_budget_ms = kFirstPlanMs;
     options.solve.tight_bound = false;
-    planner::Inventory measured = inventory();
-    const double window_s =
-        request.deadline_s > 0 ? request.deadline_s : config_.evacuation.window_s;
-    if (window_s > 0) measured.deadline_s = window_s;
-    auto plan = planner::plan_from_inventory(std::move(measured), options, clock_);
-    EVAC_TRY(plan);
     // Joining one that runs: its clock goes on, and all turns that have not begun are put in the
     // new plan's order.
     const bool joins = coordinator_->joins(request.event_id);
@@ -159,6 +161,15 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
                   0.0,
                   static_cast<double>(clock_.wall_unix_ms() - coordinator_->since_unix_ms()) / 1000)
             : 0;
+    double window_s = request.deadline_s > 0 ? request.deadline_s : config_.evacuation.window_s;
+    if (joins && request.deadline_s <= 0) {
+        window_s =
+            meter_.deadline_s > 0 ? std::max(kDeadlineMinS, meter_.deadline_s - elapsed_s) : 0;
+    }
+    planner::Inventory measured = inventory();
+    measured.deadline_s = window_s > 0 ? std::optional<double>(window_s) : std::nullopt;
+    auto plan = planner::plan_from_inventory(std::move(measured), options, clock_);
+    EVAC_TRY(plan);
     evacuation::EvacuationRequest move;
     move.event_id = request.event_id;
     move.reason = request.reason;
@@ -181,6 +192,12 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
         vm->backlog_at_alert_bytes =
             static_cast<uint64_t>(entry.unstaged_mib * static_cast<double>(kMiB));
     }
+    log_.warning(std::string(joins ? "evacuation goes on: " : "evacuation begins: ") +
+                 request.reason + " (" + request.event_id + "), " +
+                 std::to_string(move.order.size()) + " VMs, predicted " +
+                 std::to_string(elapsed_s + plan->plan.evaluation.makespan_s) + " s");
+    auto acts = coordinator_->evacuate(move, now());
+    EVAC_TRY(acts);
     if (!joins) {
         meter_ = {};
         meter_.wire_bytes_before = transport_->stats().bytes_sent;
@@ -188,12 +205,6 @@ Status App::begin_evacuation(const EvacuateRequest& request) {
     meter_.predicted_makespan_s = elapsed_s + plan->plan.evaluation.makespan_s;
     if (window_s > 0 && (!joins || request.deadline_s > 0))
         meter_.deadline_s = elapsed_s + window_s;
-    log_.warning(std::string(joins ? "evacuation goes on: " : "evacuation begins: ") +
-                 request.reason + " (" + request.event_id + "), " +
-                 std::to_string(move.order.size()) + " VMs, predicted " +
-                 std::to_string(meter_.predicted_makespan_s) + " s");
-    auto acts = coordinator_->evacuate(move, now());
-    EVAC_TRY(acts);
     if (joins) {
         const Status reordered = coordinator_->reorder(planned);
         if (!reordered.ok()) execute(reordered.error());
@@ -261,7 +272,7 @@ void App::report_evacuation() {
     meter_.reported = true;
     if (coordinator_->stage() != evacuation::Stage::done || meter_.predicted_makespan_s <= 0)
         return;
-    const Status saved = reports_->save(make_report(evacuation_json(*this)));
+    const Status saved = reports_->save(make_report(progress_json(*this)));
     if (!saved.ok()) log_.error("report of the evacuation: " + saved.error().message());
 }
 

@@ -47,7 +47,7 @@ struct PrestageConfig {
     double ceiling_mbit = 0;   // prestaging on the WAN; 0 = no ceiling of its own
     bool scavenge = true;      // prestaging yields the line to other traffic
     uint64_t queue_mib = 512;  // all dirty queues together
-    int zstd_level = 0;  // 0: not given, reduction tunes itself
+    int zstd_level = 0;        // 0: not given, reduction tunes itself
     uint64_t index_table_mib = 64;
 };
 

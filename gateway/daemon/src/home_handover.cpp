@@ -94,6 +94,7 @@ void HomeService::execute(const Act& act) {
         vm->drain_waits_since_ns = 0;
         if (vm->busy && vm->examined.capture) vm->examined.capture->cancel = true;
         ports_.reducer.command(to_reducer::FinalMode{act.vm, false, 0});
+        forget_unsealed(*vm);
         return;
     }
     vm->acts.push_back(act);
@@ -109,7 +110,7 @@ void HomeService::pump_acts(HomeVm& vm) {
     if (!reachable && vm.socket_dead) {
         vm.acts.pop_front();
         if (act.kind == ActKind::destroy_source) {
-            vm.phase = VmPhase::moved;
+            moved_away(vm);
             return answer(act, HomeEventKind::source_destroyed);
         }
         return answer(act, HomeEventKind::guest_gone, "nobody listens on its QMP socket");
@@ -131,6 +132,7 @@ void HomeService::pump_acts(HomeVm& vm) {
             return act_capture(act, vm);
         case ActKind::resume_guest:
             ports_.reducer.command(to_reducer::FinalMode{act.vm, false, 0});
+            forget_unsealed(vm);
             return act_resume(act, vm);
         case ActKind::destroy_source:
             return act_destroy(act, vm);
@@ -227,6 +229,17 @@ void HomeService::act_resume(const Act& act, HomeVm& vm) {
     });
 }
 
+// A round whose seal had not gone out when the final pass took its place: rounds go on without it.
+void HomeService::forget_unsealed(HomeVm& vm) {
+    if (!vm.seal_sent) vm.awaiting = Epoch{};
+}
+
+// Its pages are the landed guest's now: other VMs' pages may not refer to them any more.
+void HomeService::moved_away(HomeVm& vm) {
+    vm.phase = VmPhase::moved;
+    ports_.reducer.command(to_reducer::ResetVm{vm.id, ++vm.generation});
+}
+
 void HomeService::act_destroy(const Act& act, HomeVm& vm) {
     with_capture(vm, [this, act](CaptureSet& set, size_t) -> Completion {
         auto status = std::make_shared<Status>(destroy_guest(set));
@@ -234,7 +247,7 @@ void HomeService::act_destroy(const Act& act, HomeVm& vm) {
             if (!status->ok())
                 return answer(act, HomeEventKind::destroy_failed, status->error().message());
             if (HomeVm* found = find(act.vm)) {
-                found->phase = VmPhase::moved;
+                moved_away(*found);
                 found->detail = "runs at " + ports_.config.peer_site;
             }
             answer(act, HomeEventKind::source_destroyed);

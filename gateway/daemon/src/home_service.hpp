@@ -95,6 +95,8 @@ class HomeService {
     void act_stop(const evacuation::Act& act, HomeVm& vm);
     void act_capture(const evacuation::Act& act, HomeVm& vm);
     void act_resume(const evacuation::Act& act, HomeVm& vm);
+    void forget_unsealed(HomeVm& vm);
+    void moved_away(HomeVm& vm);
     void act_destroy(const evacuation::Act& act, HomeVm& vm);
     evacuation::Now now() const { return evacuation::Now::of(ports_.clock); }
 

@@ -387,12 +387,17 @@ void IngestStage::take_batch(ByteSpan payload) {
         refused.nak.vm = expanded->vm;
         refused.nak.sequence = expanded->sequence;
         for (const auto& nak : expanded->naks) {
+            // A newer version overtook it, in a higher class: it is owed by nobody, and home would
+            // not send it again.
+            if (vm->staged->superseded(nak.key.region, nak.key.page, nak.epoch)) continue;
             if (vm->owed.size() >= kOwedMax)
                 vm->broken = "more references are owed than can be remembered";
-            vm->owed[nak.key] = nak.epoch;
+            Epoch& owed = vm->owed[nak.key];
+            owed = std::max(owed, nak.epoch);
             refused.nak.pages.push_back({nak.key.region, nak.key.page, nak.epoch});
         }
-        emit(std::move(refused));  // before the acknowledgement, which lets home forget the content
+        // Before the acknowledgement, which lets home forget the content.
+        if (!refused.nak.pages.empty()) emit(std::move(refused));
     }
     auto& acks = acks_[expanded->vm];
     acks.push_back(expanded->sequence);

@@ -124,6 +124,7 @@ class IngestStage {
     void pump_commands();
     std::optional<from_ingest::Event> try_event();
     int events_fd() const { return events_wake_.fd(); }
+    void clear_events() const { events_wake_.clear(); }  // before taking them, never after
 
     static constexpr size_t kCommandsRing = 4096;
     static constexpr size_t kEventsRing = 16384;

@@ -29,7 +29,7 @@ void PlanDesk::tick(bool evacuating) {
     if (planning_) return;
     if (standing_ && now_ns >= next_replan_ns_) {
         look_again(now_ns);
-    } else if (now_ns >= next_ns_) {
+    } else if (now_ns >= next_ns_ && !standing_) {
         refresh(now_ns);
     }
 }
@@ -98,9 +98,11 @@ void PlanDesk::refresh(uint64_t now_ns) {
         recent_.reset();
         return;
     }
-    planning_ = worker_->submit([this, inventory, now_ns](size_t) -> Completion {
-        auto plan = planner::plan_from_inventory(std::move(*inventory), daemon_plan_options(),
-                                                 ports_.clock);
+    planner::PlanOptions options = daemon_plan_options();
+    options.solve.time_budget_ms = kPlanMs;  // an evacuation must not wait for it
+    options.solve.tight_bound = false;
+    planning_ = worker_->submit([this, inventory, options, now_ns](size_t) -> Completion {
+        auto plan = planner::plan_from_inventory(std::move(*inventory), options, ports_.clock);
         auto shared = std::make_shared<Result<planner::PlanOutput>>(std::move(plan));
         return [this, shared, now_ns] {
             planning_ = false;

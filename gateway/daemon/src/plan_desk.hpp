@@ -31,6 +31,7 @@ class PlanDesk {
     static constexpr uint64_t kFreshNs = 3'000'000'000;
     static constexpr uint64_t kMeasureShare = 50;  // measuring takes at most 1/50 of this thread
 
+    static constexpr double kPlanMs = 2000;
     static constexpr uint64_t kReplanNs = 2'000'000'000;
     static constexpr size_t kNotesMax = 100;  // the newest changes of an order
 

@@ -468,7 +468,7 @@ bool ReducerStage::forward_messages() {
 // Only when there is nothing real to send, and never more than one message ahead of it.
 bool ReducerStage::send_ballast() {
     if (session_ == wan::SessionId::none || clock_.now_ns() >= ballast_until_ns_ ||
-        class_blocked(wan::Class::bulk))
+        class_blocked(wan::Class::bulk) || class_blocked(wan::Class::disk))
         return false;
     Bytes message = protocol::encode(protocol::Message(protocol::Ballast{Bytes(kBallastBytes)}));
     outgoing_[wan::index(wan::Class::bulk)].push_back(

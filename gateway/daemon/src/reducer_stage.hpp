@@ -169,6 +169,7 @@ class ReducerStage {
     void command(to_reducer::Command command);
     std::optional<from_reducer::Event> try_event();
     int events_fd() const { return events_wake_.fd(); }
+    void clear_events() const { events_wake_.clear(); }  // before taking them, never after
     void pump_commands();
     // What waits for the link in final passes: queued and not yet acknowledged.
     uint64_t final_bytes_waiting() const { return final_waiting_.load(std::memory_order_relaxed); }

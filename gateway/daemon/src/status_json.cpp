@@ -137,10 +137,15 @@ Json vm_json(App& app, const HomeVm& vm) {
 }
 
 Json evacuation_json(App& app) {
-    const auto progress = app.coordinator().progress(app.now());
     const Order* order = app.standing_order();
     if (order != nullptr && !app.coordinator().joins(order->event_id))
         return standing_json(app, *order);
+    return progress_json(app);
+}
+
+Json progress_json(App& app) {
+    const auto progress = app.coordinator().progress(app.now());
+    const Order* order = app.standing_order();
     if (progress.stage == evacuation::Stage::idle) return {};
     Json vms = Json::array();
     uint64_t last_ms = 0;

@@ -128,6 +128,7 @@ class EndpointImpl final : public Endpoint {
         handshaker_.tick(now_ns);
         if (config_.role == Role::connect) keep_connected(now_ns);
         if (!session_) return;
+        session_->expire(outside_ns);
         session_->tick(now_ns);
         paths_.tick(now_ns);
         if (const auto moved = paths_.take_validated(now_ns)) move_to(now_ns, *moved);
@@ -148,7 +149,10 @@ class EndpointImpl final : public Endpoint {
         return size;
     }
 
-    uint64_t next_timeout_ns() const override { return clock_.outside(next_ns()); }
+    uint64_t next_timeout_ns() const override {
+        const uint64_t next = clock_.outside(next_ns());
+        return session_ ? std::min(next, session_->deadline_ns()) : next;
+    }
 
     void set_tls(uint64_t outside_ns, std::shared_ptr<const TlsContext> tls) override {
         EVAC_ASSERT(tls != nullptr);
@@ -245,6 +249,8 @@ class EndpointImpl final : public Endpoint {
         if (session_) {
             if (response_) return 0;
             next = std::min({next, session_->next_timeout_ns(), paths_.next_timeout_ns()});
+            const uint64_t deadline_ns = session_->deadline_ns();
+            if (deadline_ns != UINT64_MAX) next = std::min(next, clock_.inside(deadline_ns));
             if (handshaker_.holding()) next = std::min(next, hold_probe_ns_);
             if (wants_attempt() && !handshaker_.attempting())
                 next = std::min(next, handshaker_.not_before_ns());
@@ -420,7 +426,8 @@ class EndpointImpl final : public Endpoint {
             ended_[i] += old.departed_bytes() + old.unsent_bytes() + old.dropped_bytes();
             totals_.classes[i].queued_bytes = totals_.classes[i].unsent_bytes = 0;
         }
-        totals_.inflight_bytes = 0;
+        totals_.inflight_bytes = totals_.window_bytes = totals_.queue_delay_ns = 0;
+        totals_.memory_bytes = totals_.fec_memory_bytes = totals_.fec_active = 0;
         session_.reset();
         peer_identity_.reset();
         paths_.clear();

@@ -13,15 +13,22 @@
 namespace evac::wan {
 
 class FecHistory {
+    struct Slot {
+        uint64_t number = 0;
+        uint32_t size = 0;  // 0 = empty
+    };
+
   public:
+    // What one with these arguments holds once it is used.
+    static size_t bytes_for(size_t history_bytes, size_t payload_bytes_max) {
+        return FecHistory(history_bytes, payload_bytes_max).bytes_used();
+    }
     FecHistory(size_t history_bytes, size_t payload_bytes_max)
         : slot_bytes_(payload_bytes_max + kFecLengthBytes),
           slots_(std::max<size_t>(history_bytes / slot_bytes_, kFecMembersMax)) {}
 
     size_t slots() const { return slots_; }
-    size_t memory_bytes() const {
-        return bytes_ == nullptr ? 0 : slots_ * (slot_bytes_ + sizeof(Slot));
-    }
+    size_t memory_bytes() const { return bytes_ == nullptr ? 0 : bytes_used(); }
 
     // An older packet does not push out a newer one. A payload longer than a slot is not kept.
     void put(uint64_t number, ByteSpan payload) {
@@ -49,10 +56,8 @@ class FecHistory {
     }
 
   private:
-    struct Slot {
-        uint64_t number = 0;
-        uint32_t size = 0;  // 0 = empty
-    };
+    size_t bytes_used() const { return slots_ * (slot_bytes_ + sizeof(Slot)); }
+
     size_t slot_bytes_;
     size_t slots_;
     std::unique_ptr<std::byte[]> bytes_;

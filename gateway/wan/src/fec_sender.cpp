@@ -28,12 +28,14 @@ bool FecSender::wants_room(Class c, uint64_t rtt_ns) const {
 }
 
 void FecSender::on_packet(uint64_t now_ns, uint64_t number, ByteSpan payload, FecGroup group,
-                          Class c) {
+                          Class c, size_t room) {
     if (!active()) {
         for (Pending& p : pending_) p.count = 0;
         return;
     }
     if (group == FecGroup::tail && mode_ != FecMode::full) return;
+    // Parity is as long as the longest member: one without room would cost all of its block's.
+    if (payload.size() + kFecReserveBytes > room) return;
     history_.put(number, payload);
     if (history_.shard(number).empty()) return;  // too long to leave room for parity
     Pending& p = pending_[at(group)];
@@ -169,11 +171,12 @@ bool FecSender::load_block(const Batch& batch, uint64_t number, size_t room,
     for (size_t i = batch.block; i < batch.members.size(); i += batch.blocks) {
         const ByteSpan shard = history_.shard(batch.members[i]);
         if (shard.empty()) return false;
+        if (shard.size() + kFecReserveBytes - kFecLengthBytes > room) continue;  // of a larger path
         length = std::max(length, shard.size());
         wanted = wanted || in_flight(batch.members[i]);
         frame_.numbers[frame_.members++] = batch.members[i];
     }
-    if (!wanted) return false;
+    if (!wanted || frame_.members == 0) return false;
     std::fill_n(shard_.begin(), length, std::byte{0});
     frame_.shard = ByteSpan(shard_.data(), length);
     if (parity_frame_bytes(frame_, number) + 1 > room) return false;

@@ -49,7 +49,9 @@ class FecSender {
     bool wants_room(Class c, uint64_t rtt_ns) const;
 
     // A packet with data of `group` was built; its most urgent class is `c`.
-    void on_packet(uint64_t now_ns, uint64_t number, ByteSpan payload, FecGroup group, Class c);
+    // `room`: the payload that the path's datagrams have now.
+    void on_packet(uint64_t now_ns, uint64_t number, ByteSpan payload, FecGroup group, Class c,
+                   size_t room);
     // Closes the groups that are due. Call before asking for what is due.
     void plan(uint64_t now_ns, const FecPath& path, const InFlight& in_flight);
     void abandon_tail();

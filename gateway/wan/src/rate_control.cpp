@@ -33,7 +33,9 @@ constexpr uint64_t kHoldMaxNs = 600'000'000;
 constexpr uint32_t kStuckRounds = 4;
 constexpr std::array<double, 8> kCompeteCycle{1.25, 0.75, 1, 1, 1, 1, 1, 1};
 constexpr uint64_t kUndoRounds = 4;
-constexpr double kCompeteWindow = 1.25;  // of what the rate keeps under way, queue included
+constexpr uint64_t kUndoExtraNs = 1'000'000'000;
+constexpr uint64_t kFirstPeakNs = 50'000'000;  // queueing delay expected before any was seen
+constexpr double kCompeteWindow = 1.25;        // of what the rate keeps under way, queue included
 constexpr uint64_t kBaseFreshNs = 10'000'000'000;
 constexpr uint64_t kDrainExtraNs = 1'000'000;  // taken out beyond our queue, so that it runs dry
 constexpr uint64_t kOverflowMemoryNs = 60'000'000'000;
@@ -64,6 +66,7 @@ void RateControl::set_ceiling(uint64_t bytes_per_s) {
 void RateControl::set_scavenger(bool on) {
     if (scavenger_ == on) return;
     scavenger_ = on;
+    undo_ = {};  // of another way to share
     if (mode_ == Mode::compete) {
         mode_ = Mode::steady;
         window_ = bytes_in(rate_bytes_per_s(), min_rtt_ns());
@@ -82,8 +85,14 @@ void RateControl::restart(uint64_t now_ns) {
     mode_ = Mode::startup;
     train_.restart();
     window_ = bytes_in(limits_.start_bytes_per_s, kInitialRttNs);
+    reference_rate_ = 0;
+    scavenger_peak_ns_ = kFirstPeakNs;
+    yields_ = 0;
+    hold_until_ns_ = range_at_ns_ = 0;
+    empty_rounds_ = stuck_rounds_ = 0;
+    round_acked_ = round_lost_ = round_peak_ns_ = last_peak_ns_ = 0;
     restarted_ns_ = now_ns;
-    next_send_ns_ = now_ns;
+    next_send_ns_ = next_urgent_ns_ = now_ns;
     update_outputs();
 }
 
@@ -162,6 +171,7 @@ void RateControl::on_acked(uint64_t now_ns, uint64_t sent_ns, uint64_t bytes,
 
 // The train left faster than the path can carry it; the spacing of what arrived is the path's rate.
 void RateControl::watch_train(uint64_t now_ns, uint64_t bytes, const DeliverySnapshot& snapshot) {
+    if (train_.id == 0) return;  // judged
     if (snapshot.train == train_.id) {
         ++train_.seen;
         if (train_.first_ns == 0) train_.first_ns = now_ns;
@@ -234,6 +244,9 @@ void RateControl::end_round(uint64_t now_ns, bool after_outage) {
         total == 0 ? 0 : static_cast<double>(round_lost_) / static_cast<double>(total);
     const bool counted = !round_outage_ && total > 0;
     if (counted) loss_smoothed_ += 0.1 * (loss - loss_smoothed_);
+    // What was lost so long ago does not come any more.
+    const uint64_t undo_ns = 2 * kUndoRounds * (min_rtt_ns() + last_peak_ns_) + kUndoExtraNs;
+    if (undo_.total_bytes > 0 && now_ns - undo_.at_ns > undo_ns) undo_ = {};
     // The filter moves on only when a round showed what the path can do.
     if (round_sampled_) {
         ++round_;
@@ -308,7 +321,8 @@ void RateControl::enter_steady() {
 }
 
 uint64_t RateControl::target_ns() const {
-    if (scavenger_ && mode_ != Mode::startup) return kScavengerTargetNs;
+    // Unevenness of the hosts must not look like somebody else's queue.
+    if (scavenger_ && mode_ != Mode::startup) return kScavengerTargetNs + delay_.spread_ns();
     return std::clamp(overflow_ns_ / 2, kTargetMinNs, kTargetNs);
 }
 

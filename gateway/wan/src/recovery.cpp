@@ -42,12 +42,14 @@ void Recovery::account_acked(uint64_t now_ns, SentPacket& p) {
     if (p.state == SentPacket::State::none) return;
     if (newest_ == nullptr || p.number > newest_->number) newest_ = &p;
     if (p.state == SentPacket::State::lost) {
-        ++spurious_packets_;
-        rate_.on_spurious(p.wire_bytes);
-        const uint64_t took = now_ns - p.sent_ns;
-        const uint64_t expected = std::max(srtt_ns_, latest_rtt_ns_);
-        if (took > expected)
-            reorder_ns_ = std::max(reorder_ns_, std::min(took - expected, srtt_ns_));
+        if (!p.mtu_probe) ++spurious_packets_;
+        if (counts(p)) {
+            rate_.on_spurious(p.wire_bytes);
+            const uint64_t took = now_ns - p.sent_ns;
+            const uint64_t expected = std::max(srtt_ns_, latest_rtt_ns_);
+            if (took > expected)
+                reorder_ns_ = std::max(reorder_ns_, std::min(took - expected, srtt_ns_));
+        }
     } else {
         inflight_ -= p.wire_bytes;
         --outstanding_;

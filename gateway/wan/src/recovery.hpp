@@ -99,7 +99,7 @@ class Recovery {
                 loss_ns_ = due;
                 return;
             }
-            if (!p.mtu_probe && p.number >= path_first_) outcome.lost_bytes += p.wire_bytes;
+            if (counts(p)) outcome.lost_bytes += p.wire_bytes;
             give_up(p, lost);
         }
     }
@@ -120,6 +120,8 @@ class Recovery {
     uint64_t smoothed_rtt_ns() const { return has_rtt_ ? srtt_ns_ : RateControl::kInitialRttNs; }
     uint64_t pto_ns() const;
     uint64_t progress_ns() const { return progress_ns_; }
+    // Whether its loss says something about the present path: no size probe, none of a former path.
+    bool counts(const SentPacket& p) const { return !p.mtu_probe && p.number >= path_first_; }
     uint64_t lost_packets() const { return lost_packets_; }
     uint64_t spurious_packets() const { return spurious_packets_; }
     // Mean length of runs of lost packets, times 1000 (of the last few thousand losses; outages

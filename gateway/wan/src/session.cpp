@@ -132,9 +132,14 @@ std::optional<DropReason> Session::receive_payload(uint64_t now_ns, uint64_t num
         return DropReason::malformed_frame;
     if (frames_.has_ack) {
         RecoveryOutcome outcome;
+        const uint64_t holes = mtu_.black_holes();
         const bool sane = recovery_.on_ack(
             now_ns, frames_.ack, outcome, [&](const SentPacket& p) { on_acked(now_ns, p); },
-            [&](const SentPacket& p) { on_lost(now_ns, p); });
+            [&](const SentPacket& p) {
+                on_lost(now_ns, p);
+                // Large packets vanish: that is their size, not congestion.
+                if (mtu_.black_holes() != holes) outcome.lost_bytes = 0;
+            });
         if (!sane) return DropReason::malformed_frame;
         follow_mtu();
         for (size_t i = 0; i < kClasses; ++i) send_[i].grant(frames_.ack.credit[i]);
@@ -179,7 +184,8 @@ std::optional<DropReason> Session::check_fragments(const Frames& frames) const {
 void Session::on_acked(uint64_t now_ns, const SentPacket& packet) {
     for (size_t i = 0; i < packet.chunk_count; ++i)
         send_[index(packet.chunks[i].c)].mark_acked(packet.chunks[i]);
-    if (packet.state == SentPacket::State::lost) fec_send_.meter().on_spurious();
+    if (packet.state == SentPacket::State::lost && recovery_.counts(packet))
+        fec_send_.meter().on_spurious();
     if (packet.state == SentPacket::State::outstanding) {
         fec_send_.meter().on_acked();
         if (is_urgent(packet)) --urgent_in_flight_;
@@ -201,15 +207,18 @@ void Session::on_path_change(uint64_t now_ns, bool new_route) {
 
 void Session::restart_path(uint64_t now_ns, bool new_route) {
     recovery_.on_path_change(now_ns, new_route);
-    if (new_route) rate_.restart(now_ns);
-    mtu_.restart();
-    follow_mtu();
+    // Another port is the same way: what is under way is not cut anew for it.
+    if (new_route) {
+        rate_.restart(now_ns);
+        mtu_.restart();
+        follow_mtu();
+    }
     ping_probe_ = true;  // its acknowledgement shows what the old path has swallowed
 }
 
 void Session::on_lost(uint64_t now_ns, const SentPacket& packet) {
     mtu_.on_lost(now_ns, packet.number, datagram_size(packet), packet.mtu_probe);
-    if (!packet.mtu_probe) fec_send_.meter().on_lost(packet.number);
+    if (recovery_.counts(packet)) fec_send_.meter().on_lost(packet.number);
     if (is_urgent(packet)) --urgent_in_flight_;
     for (size_t i = 0; i < packet.chunk_count; ++i)
         send_[index(packet.chunks[i].c)].mark_lost(packet.chunks[i]);
@@ -239,10 +248,13 @@ bool Session::credit_is_stale() const {
 // ---- timers ----
 
 void Session::tick(uint64_t now_ns) {
-    expire(now_ns);
     if (now_ns >= recovery_.loss_timer_ns()) {
         RecoveryOutcome outcome;
-        recovery_.detect(now_ns, outcome, [&](const SentPacket& p) { on_lost(now_ns, p); });
+        const uint64_t holes = mtu_.black_holes();
+        recovery_.detect(now_ns, outcome, [&](const SentPacket& p) {
+            on_lost(now_ns, p);
+            if (mtu_.black_holes() != holes) outcome.lost_bytes = 0;
+        });
         follow_mtu();
         rate_.on_ack_end(now_ns, recovery_.inflight_bytes(), outcome.lost_bytes, false);
     }
@@ -268,11 +280,19 @@ uint64_t Session::next_timeout_ns() const {
     if (open_ns < next && recovery_.room() && has_data()) {
         next = std::min(next, std::max(open_ns, rate_.next_send_ns() + kPacingQuantumNs));
     }
-    if (urgent_waits() && recovery_.room() &&
-        recovery_.inflight_bytes() < rate_.urgent_window_bytes())
+    if (urgent_waits() && recovery_.room() && urgent_room())
         next = std::min(next, rate_.next_urgent_ns());
-    for (const SendStream& stream : send_) next = std::min(next, stream.deadline_ns());
+    if (recovery_.room() && control_room() && send_[index(Class::control)].next().has_value()) {
+        const uint64_t at = rate_.next_send_ns();
+        next = std::min(next, at - std::min(at, kControlDebtNs) + 1);
+    }
     return std::min(next, fec_timeout_ns());
+}
+
+uint64_t Session::deadline_ns() const {
+    uint64_t earliest = UINT64_MAX;
+    for (const SendStream& stream : send_) earliest = std::min(earliest, stream.deadline_ns());
+    return earliest;
 }
 
 uint64_t Session::unanswered_ns(uint64_t now_ns) const {
@@ -294,8 +314,18 @@ bool Session::data_allowed(uint64_t now_ns) const {
 
 bool Session::control_bypass(uint64_t now_ns) const {
     return recovery_.room() && rate_.next_send_ns() < now_ns + kControlDebtNs &&
-           send_[index(Class::control)].next().has_value() &&
-           recovery_.inflight_bytes() < rate_.window_bytes() + kControlExtraBytes;
+           send_[index(Class::control)].next().has_value() && control_room();
+}
+
+// A window that was just cut is full of bulk for a round trip: what is urgent has room of its own.
+bool Session::control_room() const {
+    return recovery_.inflight_bytes() < rate_.window_bytes() + kControlExtraBytes ||
+           urgent_in_flight_ * wire_size(mtu_.datagram_bytes()) < kControlExtraBytes;
+}
+
+bool Session::urgent_room() const {
+    return recovery_.inflight_bytes() < rate_.urgent_window_bytes() ||
+           urgent_in_flight_ * wire_size(mtu_.datagram_bytes()) < RateControl::kUrgentWindowBytes;
 }
 
 // While scavenging the window and the pacing are bulk's; control and demand have their own.
@@ -305,8 +335,7 @@ bool Session::urgent_waits() const {
 }
 
 bool Session::urgent_allowed(uint64_t now_ns) const {
-    return urgent_waits() && recovery_.room() && now_ns >= rate_.next_urgent_ns() &&
-           recovery_.inflight_bytes() < rate_.urgent_window_bytes();
+    return urgent_waits() && recovery_.room() && now_ns >= rate_.next_urgent_ns() && urgent_room();
 }
 
 SendStream* Session::pick() {
@@ -546,7 +575,8 @@ void Session::fec_cover(uint64_t now_ns, const SentPacket& record, ByteSpan payl
     const FecGroup group = c == Class::control  ? FecGroup::control
                            : c == Class::demand ? FecGroup::demand
                                                 : FecGroup::tail;
-    fec_send_.on_packet(now_ns, recovery_.next_number(), payload, group, c);
+    fec_send_.on_packet(now_ns, recovery_.next_number(), payload, group, c,
+                        payload_bytes(mtu_.datagram_bytes()));
 }
 
 // When the path has room for parity: urgent parity goes like control, that of a tail like bulk.
@@ -555,10 +585,8 @@ uint64_t Session::parity_open_ns(bool tail) const {
     const uint64_t send_ns = rate_.next_send_ns();
     if (tail) return inflight < rate_.window_bytes() ? send_ns : UINT64_MAX;
     uint64_t open_ns = UINT64_MAX;
-    if (inflight < rate_.window_bytes() + kControlExtraBytes)
-        open_ns = send_ns - std::min(send_ns, kControlDebtNs);
-    if (rate_.scavenger() && inflight < rate_.urgent_window_bytes())
-        open_ns = std::min(open_ns, rate_.next_urgent_ns());
+    if (control_room()) open_ns = send_ns - std::min(send_ns, kControlDebtNs);
+    if (rate_.scavenger() && urgent_room()) open_ns = std::min(open_ns, rate_.next_urgent_ns());
     return open_ns;
 }
 
@@ -638,10 +666,13 @@ size_t Session::memory_bytes() const {
 size_t Session::memory_bytes_max(const EndpointConfig& config) {
     // Copies of what was sent and of what came, and parities that wait: each shard at most a
     // datagram.
+    const size_t payload = payload_bytes(config.datagram_bytes_max);
+    const size_t history = FecHistory::bytes_for(config.fec_history_bytes, payload);
     const size_t shards = FecReceiver::kParitiesMax + 2 * kFecParityMax;
-    size_t most = fixed_bytes() + 2 * config.fec_history_bytes +
-                  shards * config.datagram_bytes_max +
-                  kFecBatchesMax * kFecBatchMembersMax * sizeof(uint64_t);
+    const size_t numbers = kFecGroups * (history / (payload - kFecReserveBytes)) +
+                           kFecBatchesMax * kFecBatchMembersMax;
+    size_t most = fixed_bytes() + 2 * history + shards * config.datagram_bytes_max +
+                  numbers * sizeof(uint64_t);
     for (const ClassLimits& limits : config.classes)
         most += limits.send_bytes_max + limits.receive_bytes_max;
     return most;

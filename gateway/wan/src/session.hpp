@@ -58,6 +58,9 @@ class Session {
     }
     bool cancel(Class c, uint64_t ticket) { return send_[index(c)].cancel(ticket).has_value(); }
     std::optional<Dropped> take_dropped();
+    // Deadlines are in the caller's clock, which may run ahead of the protocol's.
+    void expire(uint64_t callers_now_ns);
+    uint64_t deadline_ns() const;  // the earliest, in that clock; UINT64_MAX = none
     std::optional<Bytes> take(Class c);
     // Ask the peer for a sign of life now, whatever the rate and the window say.
     void request_probe() { ping_probe_ = true; }
@@ -91,6 +94,8 @@ class Session {
     bool control_bypass(uint64_t now_ns) const;
     bool urgent_waits() const;
     bool urgent_allowed(uint64_t now_ns) const;
+    bool urgent_room() const;
+    bool control_room() const;
     bool has_data() const;
     SendStream* pick();  // the stream whose turn it is; nullptr when nothing waits
     void account_turn(Class c, size_t bytes);
@@ -110,7 +115,6 @@ class Session {
     void follow_mtu();  // after acknowledgements and losses: messages are cut to the new size
     size_t seal(uint64_t now_ns, std::span<std::byte> out, size_t written, bool elicits,
                 bool urgent);
-    void expire(uint64_t now_ns);
 
     // Forward error correction: the hooks.
     FecPath fec_path() const;

@@ -313,8 +313,12 @@ bool TransportImpl::pass(uint64_t now_ns) {
         scavenger_seen_ = scavenger;
         endpoint_->set_scavenger(scavenger);
     }
+    // Each arrival gets its own time, never an earlier one: this thread may have been stopped since
+    // the pass began, and a packet that seems to have come too early would make the path look
+    // shorter than it is, for good.
     const size_t received = port_.receive(
         kReceiveBudget, [&](const wan_port::UdpAddress& from, std::span<const std::byte> datagram) {
+            now_ns = clock_.now_ns();
             endpoint_->receive(now_ns, from, datagram);
         });
     if (received > 0) blind_idle_passes_ = 0;

@@ -357,7 +357,7 @@ struct Rig {
     void send(Random& random, FecGroup group, Class c, bool arrives) {
         const uint64_t number = next++;
         payloads[number] = random_bytes(random, 20 + random.below(1300));
-        sender.on_packet(now, number, payloads[number], group, c);
+        sender.on_packet(now, number, payloads[number], group, c, 9000);
         if (arrives) arrive(number);
     }
     void arrive(uint64_t number) {
@@ -406,7 +406,7 @@ TEST(Fec, NothingOnACleanLine) {
     Random random(1);
     const Bytes payload(500);
     for (uint64_t n = 0; n < 50; ++n)
-        clean.on_packet(rig.now, n, payload, FecGroup::control, Class::control);
+        clean.on_packet(rig.now, n, payload, FecGroup::control, Class::control, 9000);
     clean.plan(rig.now + 1'000'000'000, rig.path, [](uint64_t) { return true; });
     EXPECT_EQ(clean.urgent_due_ns(rig.path), UINT64_MAX);
     EXPECT_FALSE(clean.wants_room(Class::control, 1'000'000'000));

@@ -140,8 +140,10 @@ class StagedVm {
     // Forgets what was put since the last seal. refused before the first seal.
     virtual Status discard_open_delta() = 0;
     virtual std::vector<RecoveryPoint> points()
-        const = 0;                           // oldest first; empty before the first seal
-    virtual Epoch sealed_epoch() const = 0;  // 0 = none
+        const = 0;  // oldest first; empty before the first seal
+    // A newer version of the page is here: put() of this epoch would answer stale.
+    virtual bool superseded(RegionId region, uint64_t page, Epoch epoch) const = 0;
+    virtual Epoch sealed_epoch() const = 0;               // 0 = none
     virtual Result<Bytes> device_state(Epoch epoch) = 0;  // not_found: no such point
     // Rolls the region files back to an older point; the open delta (at once) and newer points are
     // forgotten. Resumed by open() when a crash interrupts it.
