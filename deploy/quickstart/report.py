@@ -55,7 +55,6 @@ class Outcome:
                 "loss_pct": self.link.loss_pct,
             },
             "peer": self.peer,
-            "stored_report": self.stored,
         }
 
     def lines(self) -> list[str]:

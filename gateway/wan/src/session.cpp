@@ -207,17 +207,16 @@ void Session::on_path_change(uint64_t now_ns, bool new_route) {
 
 void Session::restart_path(uint64_t now_ns, bool new_route) {
     recovery_.on_path_change(now_ns, new_route);
-    // Another port is the same way: what is under way is not cut anew for it.
-    if (new_route) {
-        rate_.restart(now_ns);
-        mtu_.restart();
-        follow_mtu();
-    }
+    if (new_route) rate_.restart(now_ns);
+    mtu_.restart();
+    follow_mtu();
     ping_probe_ = true;  // its acknowledgement shows what the old path has swallowed
 }
 
 void Session::on_lost(uint64_t now_ns, const SentPacket& packet) {
-    mtu_.on_lost(now_ns, packet.number, datagram_size(packet), packet.mtu_probe);
+    // What another path swallowed says nothing about the size that this one carries.
+    if (packet.mtu_probe || recovery_.counts(packet))
+        mtu_.on_lost(now_ns, packet.number, datagram_size(packet), packet.mtu_probe);
     if (recovery_.counts(packet)) fec_send_.meter().on_lost(packet.number);
     if (is_urgent(packet)) --urgent_in_flight_;
     for (size_t i = 0; i < packet.chunk_count; ++i)

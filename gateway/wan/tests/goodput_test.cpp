@@ -84,21 +84,28 @@ TEST(Goodput, HoldsTheLinkAtAllDelaysAndLosses) {
               Loss{"3% in bursts of 4", 0, 0.03, 0.90}}) {
             for (const size_t queue : {queue_ms(100e6, 50), size_t{64 * 1024}}) {
                 if (queue == 64 * 1024 && rtt > 20) continue;
-                World world(options_for({.rtt_ms = rtt,
-                                         .queue = queue,
-                                         .loss = loss.random,
-                                         .burst_enter = burst_enter_for(loss.burst),
-                                         .burst_loss = 1},
-                                        11));
-                const uint64_t start = connect(world);
-                Load load{world, Class::bulk, 128 * 1024};
-                world.on_step = [&] { load.step(); };
-                world.run_until(start + 2 * kNsPerSecond);
-                const uint64_t at_2 = load.delivered;
-                world.run_until(start + 14 * kNsPerSecond);
-                const double whole = static_cast<double>(load.delivered) * 8 / 14 / 100e6;
-                world.run_until(start + 30 * kNsPerSecond);
-                const double held = static_cast<double>(load.delivered - at_2) * 8 / 28 / 100e6;
+                // Bursts are rare: two runs, so that what is lost comes near the share asked for.
+                const uint64_t last_seed = loss.burst > 0 ? 12 : 11;
+                double whole = 0, held = 0;
+                for (uint64_t seed = 11; seed <= last_seed; ++seed) {
+                    World world(options_for({.rtt_ms = rtt,
+                                             .queue = queue,
+                                             .loss = loss.random,
+                                             .burst_enter = burst_enter_for(loss.burst),
+                                             .burst_loss = 1},
+                                            seed));
+                    const uint64_t start = connect(world);
+                    Load load{world, Class::bulk, 128 * 1024};
+                    world.on_step = [&] { load.step(); };
+                    world.run_until(start + 2 * kNsPerSecond);
+                    const uint64_t at_2 = load.delivered;
+                    world.run_until(start + 14 * kNsPerSecond);
+                    whole += static_cast<double>(load.delivered) * 8 / 14 / 100e6;
+                    world.run_until(start + 30 * kNsPerSecond);
+                    held += static_cast<double>(load.delivered - at_2) * 8 / 28 / 100e6;
+                }
+                whole /= static_cast<double>(last_seed - 10);
+                held /= static_cast<double>(last_seed - 10);
                 char name[80];
                 std::snprintf(name, sizeof name, "%3.0f ms queue %3zu KiB loss %s", rtt,
                               queue / 1024, loss.name);

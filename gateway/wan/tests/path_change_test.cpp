@@ -119,7 +119,9 @@ TEST_F(PathChange, MovingAgainAndBackIsFollowed) {
         world_->run_until(world_->now_ns() + kNsPerSecond);
         EXPECT_EQ(stats(1).path_changes, i);
     }
-    expect_flow(kNsPerSecond, 6'000'000);
+    // Both ways are saturated: the round trip shows both queues, so the two share unevenly
+    // (README).
+    expect_flow(kNsPerSecond, 2'500'000);
     expect_same_session();
 }
 
