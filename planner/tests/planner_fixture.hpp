@@ -127,35 +127,49 @@ struct PlainPlan {
     double makespan_s = 0, weight = 0;
 };
 
+struct PlainTurn {
+    double link_time, wire;
+    int passes;
+};
+
+// A turn of `vm` that starts at t on a link of B MiB/s.
+inline PlainTurn plain_turn(const VmInput& vm, Mode mode, double B, double t) {
+    const auto dirty = [&vm](double dt) {
+        double sum = 0;
+        for (const DirtyScale& d : vm.dirty) {
+            sum += d.working_set_mib * (1 - std::exp(-d.rate_mib_s * dt / d.working_set_mib));
+        }
+        return sum + vm.disk_write_mib_s * dt;
+    };
+    double remaining = vm.unstaged_mib + dirty(t);
+    PlainTurn turn{0, 0, 0};
+    while (true) {
+        turn.wire = remaining * vm.wire_ratio / B;
+        if (mode == Mode::freeze) break;
+        if (turn.wire + vm.switchover_ms / 1000 <= vm.max_downtime_ms / 1000) break;
+        if (turn.passes == 4) break;
+        if (dirty(turn.wire) >= 0.9 * remaining) break;
+        turn.link_time += turn.wire;
+        remaining = dirty(turn.wire);
+        ++turn.passes;
+    }
+    turn.link_time += turn.wire;
+    return turn;
+}
+
+inline double link_mib_s(const Inventory& inventory) {
+    return inventory.link.goodput_mbit * 1'000'000 / 8 / (1 << 20);
+}
+
 inline PlainPlan play_plainly(const Inventory& inventory, const Schedule& schedule) {
     PlainPlan plan;
     plan.vms.resize(inventory.vms.size());
-    const double B = inventory.link.goodput_mbit * 1'000'000 / 8 / (1 << 20);
+    const double B = link_mib_s(inventory);
     double t = 0;
     for (const VmIndex index : schedule.order) {
         const VmInput& vm = inventory.vms[index];
         if (schedule.mode[index] == Mode::abandon) continue;
-        const auto dirty = [&vm](double dt) {
-            double sum = 0;
-            for (const DirtyScale& d : vm.dirty) {
-                sum += d.working_set_mib * (1 - std::exp(-d.rate_mib_s * dt / d.working_set_mib));
-            }
-            return sum + vm.disk_write_mib_s * dt;
-        };
-        double remaining = vm.unstaged_mib + dirty(t);
-        double link_time = 0, wire = 0;
-        int passes = 0;
-        while (true) {
-            wire = remaining * vm.wire_ratio / B;
-            if (schedule.mode[index] == Mode::freeze) break;
-            if (wire + vm.switchover_ms / 1000 <= vm.max_downtime_ms / 1000) break;
-            if (passes == 4) break;
-            if (dirty(wire) >= 0.9 * remaining) break;
-            link_time += wire;
-            remaining = dirty(wire);
-            ++passes;
-        }
-        link_time += wire;
+        const auto [link_time, wire, passes] = plain_turn(vm, schedule.mode[index], B, t);
         const double own_away = t + link_time + vm.switchover_ms / 1000;
         double away = own_away;
         for (const std::string& name : vm.after) {

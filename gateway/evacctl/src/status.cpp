@@ -17,9 +17,13 @@ void print_evacuability(const Json& status) {
     for (const auto& window : now["windows"]) {
         windows += (windows.empty() ? "" : ", ") + std::to_string(window["vms"].get<int>()) +
                    " VMs in " + decimal(window["window_s"].get<double>() / 60, 0) + " min";
+        if (window["weight"] != now["weight"]) {
+            windows += " (weight " + decimal(window["weight"].get<double>(), 0) + " of " +
+                       decimal(now["weight"].get<double>(), 0) + ")";
+        }
     }
-    std::printf("If the alert came now: all out in %.1f s (%s)\n", now["makespan_s"].get<double>(),
-                windows.c_str());
+    std::printf("If the alert came now: all out in %.1f s (%s), measured %.0f s ago\n",
+                now["makespan_s"].get<double>(), windows.c_str(), now["age_s"].get<double>());
 }
 
 int run(const Context& context) {
