@@ -112,6 +112,22 @@ TEST_P(OnRealFiles, FilesAreWhatALandingNeeds) {
     EXPECT_EQ(fs::file_size(vm_->region_path(kDisk)), 2 * kMiB + 512);
 }
 
+// What ingest asks before it owes a page that did not resolve: would put() of it be stale?
+TEST_P(OnRealFiles, SupersededIsWhatPutWouldCallStale) {
+    put(kRam, 0, 2, 20);  // in place: before the first seal
+    EXPECT_TRUE(vm_->superseded(kRam, 0, Epoch{1}));
+    EXPECT_FALSE(vm_->superseded(kRam, 0, Epoch{2}));
+    EXPECT_FALSE(vm_->superseded(kRam, 1, Epoch{1}));
+    put(kRam, 0, 1, 10, PutOutcome::stale);
+    seal(2);
+    put(kRam, 0, 4, 40);  // in the log
+    EXPECT_TRUE(vm_->superseded(kRam, 0, Epoch{3}));
+    EXPECT_FALSE(vm_->superseded(kRam, 1, Epoch{3}));
+    put(kRam, 0, 3, 30, PutOutcome::stale);
+    put(kRam, 1, 3, 31);
+    EXPECT_FALSE(vm_->superseded(kRam, 1'000'000, Epoch{1}));  // no such page
+}
+
 TEST_P(OnRealFiles, RoundsBecomePoints) {
     put(kRam, 0, 1, 10);
     put(kDisk, 512, 1, 11);
@@ -124,6 +140,7 @@ TEST_P(OnRealFiles, RoundsBecomePoints) {
     EXPECT_EQ(staged(kRam, 0), 20);
     EXPECT_EQ(vm_->stats().open_pages, 2u);
     put(kRam, 5, 1, 99, PutOutcome::stale);
+    EXPECT_TRUE(vm_->superseded(kRam, 5, Epoch{1}));  // sealed since
     seal(2);
     EXPECT_EQ(in_file(kRam, 0), 20);
     EXPECT_EQ(vm_->stats().open_pages, 0u);

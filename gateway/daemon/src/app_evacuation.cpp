@@ -270,8 +270,7 @@ void App::reorder(const std::vector<std::string>& names) {
 // The plan's predictions beside what came, once nothing of the evacuation is under way.
 void App::report_evacuation() {
     meter_.reported = true;
-    if (coordinator_->stage() != evacuation::Stage::done || meter_.predicted_makespan_s <= 0)
-        return;
+    if (coordinator_->stage() != evacuation::Stage::done) return;
     const Status saved = reports_->save(make_report(progress_json(*this)));
     if (!saved.ok()) log_.error("report of the evacuation: " + saved.error().message());
 }

@@ -3,8 +3,8 @@
 // machines must not wait for it. One worker; the control thread measures (the inventory) and takes
 // the result.
 //
-//   idle         every kFreshNs, or rarer when measuring or planning is dear: "if the alert came
-//   now" evacuating   every kReplanNs: is another order better than the one that is being followed?
+// Idle: every kFreshNs, or rarer when measuring is dear: "if the alert came now".
+// Evacuating: every kReplanNs: is another order better than the one that is being followed?
 //
 // Owner: the control thread.
 #include <cstdint>

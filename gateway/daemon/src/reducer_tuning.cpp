@@ -27,8 +27,7 @@ void ReducerStage::tune(const dedup::EncodedBatch& batch) {
     }
     tuner_.record(setting_, batch.content_bytes, batch.message.size(), cpu_ns - tuned_cpu_ns_);
     tuned_cpu_ns_ = cpu_ns;
-    uint64_t waiting_bytes = 0;
-    for (const auto& [id, vm] : vms_) waiting_bytes += vm.queue->content_bytes();
+    const uint64_t waiting_bytes = pool_.budget().used_pages() * kPageBytes;
     dedup::LinkState link;
     link.bytes_per_s = rate_bytes_per_s_;
     link.starved = transport_.unsent_bytes(static_cast<wan::Class>(batch.lane)) == 0;

@@ -3,31 +3,29 @@
 // (QUIC's, RFC 9000 section 16: the two top bits of the first byte give the length 1, 2, 4 or 8;
 // big-endian).
 //
-//   handshake  = 0x01 version(1)=0x01 attempt(8) dtls-records
-//   data       = 0x02 phase(1) tag(4) number(8) sealed-frames gcm-tag(16)      header(14) is the
-//   AAD hint       = 0x03 version(1)=0x01 tag(4) number(8)          "I have no such session":
-//   unauthenticated, a hint
+// clang-format off
+//   handshake = 0x01 version(1)=0x01 attempt(8) dtls-records
+//   data      = 0x02 phase(1) tag(4) number(8) sealed-frames gcm-tag(16)    the first 14 bytes: AAD
+//   hint      = 0x03 version(1)=0x01 tag(4) number(8)    "I have no such session": unauthenticated
 //
-//   frame      = PADDING | PING | ACK | MESSAGE | PATH_CHALLENGE | PATH_RESPONSE | PATH_MOVED |
-//   skippable PADDING    = 0x00 PING       = 0x01 ACK        = 0x02 largest(v) delay_us(v) extra(v)
-//   first(v) {gap(v) length(v)}*extra  {bytes(v) messages(v)}*4
-//                first = packets acknowledged below `largest`, contiguous; gap = missing packets -
-//                1; length = acknowledged packets - 1; then per class the credit: cumulative bytes
-//                and messages
-//   MESSAGE    = 0x10+class message(v) total(v) offset(v) length(v) bytes
+//   PADDING   = 0x00
+//   PING      = 0x01
+//   ACK       = 0x02 largest(v) delay_us(v) extra(v) first(v) {gap(v) length(v)}*extra {bytes(v) messages(v)}*4
+//               first = packets acknowledged below `largest`, contiguous; gap = missing packets - 1;
+//               length = acknowledged packets - 1; then per class the credit: cumulative bytes and messages
+//   MESSAGE   = 0x10+class message(v) total(v) offset(v) length(v) bytes
+//   skippable = type(1) >= 0x40, length(v), bytes        ignored when unknown: room for extensions
+//   PARITY    = 0x40 length(v) block(v) k(1) m(1) row(1) back(v) {gap(v)}*(k-1) shard
+//               one of m parities (fec_code.hpp) over the payloads of k packets of the same direction: the
+//               first is `back` below the packet that carries the frame, then gap = packets left out;
+//               k 1..16, m 1..8, row < m
+//   RECOVERED = 0x41 length(v) total(v) number(v)*       packets rebuilt from parity: their MESSAGE frames were
+//               taken. They are not in ACK, so that loss is still seen as such. total: ever rebuilt in the
+//               session; at most 16 numbers
 //   PATH_CHALLENGE = 0x50 0x08 value(8)    "are you at the address that I send this to?"
 //   PATH_RESPONSE  = 0x51 0x08 value(8)    to where the challenge came from, with its value
-//   PATH_MOVED     = 0x52 0x08 value(8)    "I see you elsewhere now": 2 x count + (1: not only the
-//   port)
-//   skippable  = type(1) >= 0x40, length(v), bytes              ignored when unknown: room for
-//   later extensions
-//   PARITY     = 0x40 length(v) block(v) k(1) m(1) row(1) back(v) {gap(v)}*(k-1) shard
-//                one of m parities (fec_code.hpp) over the payloads of k packets of the same
-//                direction: the first is `back` below the packet that carries the frame, then gap =
-//                packets left out; k 1..16, m 1..8, row < m
-//   RECOVERED  = 0x41 length(v) total(v) number(v)*             packets rebuilt from parity: their
-//                MESSAGE frames were taken. They are not in ACK, so that loss is still seen as
-//                such. total: ever rebuilt in the session; at most 16 numbers
+//   PATH_MOVED     = 0x52 0x08 value(8)    "I see you elsewhere now": 2 x count + (1: not only the port)
+// clang-format on
 #include <array>
 #include <cstdint>
 #include <optional>
