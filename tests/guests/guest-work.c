@@ -7,6 +7,7 @@
 //   evac.fill_mib=N evac.zero_pct=N evac.shared_pct=N   static memory: zero, shared by all guests, own
 //   evac.seed=N evac.shared_seed=N    content; the shared part depends on shared_seed alone
 //   evac.disk_kib=N                   disk role: KiB of records a second
+//   evac.work=1                       spare time is spent on work that is counted, see WRK
 //
 // What it prints, one line per write(2):
 //   HB <n> <monotonic ms>            every 100 ms; n grows by exactly one
@@ -14,6 +15,7 @@
 //   FIL <n> ok|BAD <sum> <ms>        after each pass over the static memory (about 5 s)
 //   BADPAGE <index> phys=<hex> version=<found>/<expected>   the first few wrong pages
 //   ACK <n>                          record n was written and fsync'ed (disk role)
+//   WRK <n> <monotonic ms>           every 100 ms: units of counted work done so far
 //   READY <role>                     set-up is complete
 //
 // How the check works: each page of the working set carries its index and version, and a Fletcher
@@ -45,7 +47,7 @@ typedef struct {
 
 typedef struct {
   char role[16];
-  uint64_t ws_mib, rate_mib, fill_mib, zero_pct, shared_pct, seed, shared_seed, disk_kib;
+  uint64_t ws_mib, rate_mib, fill_mib, zero_pct, shared_pct, seed, shared_seed, disk_kib, work;
 } Options;
 
 static uint64_t mix(uint64_t x) {  // splitmix64's finaliser
@@ -326,7 +328,8 @@ static void parse_options(Options* o) {
   } numbers[] = {{"ws_mib", &o->ws_mib},         {"rate_mib", &o->rate_mib},
                  {"fill_mib", &o->fill_mib},     {"zero_pct", &o->zero_pct},
                  {"shared_pct", &o->shared_pct}, {"seed", &o->seed},
-                 {"shared_seed", &o->shared_seed}, {"disk_kib", &o->disk_kib}};
+                 {"shared_seed", &o->shared_seed}, {"disk_kib", &o->disk_kib},
+                 {"work", &o->work}};
   for (char* word = strtok(line, " \n"); word; word = strtok(NULL, " \n")) {
     if (strncmp(word, "evac.", 5) != 0) continue;
     char* value = strchr(word, '=');
@@ -338,15 +341,32 @@ static void parse_options(Options* o) {
   }
 }
 
+// Computes until `until_ms` and returns the units done: a saturated virtual CPU, whose rate shows what
+// anything on the host takes away from it. A unit reads eight pages and writes one.
+static uint64_t count_work(const Fill* fill, uint64_t until_ms) {
+  enum { kUnitPages = 8, kScratchPages = 64 };
+  static uint64_t scratch[kScratchPages * kPageWords];
+  static uint64_t units, sink;
+  const uint64_t before = units;
+  while (fill->pages > 0 && now_ms() < until_ms) {
+    for (int i = 0; i < kUnitPages; i++)
+      sink += sum_page(fill->words + (units * kUnitPages + (uint64_t)i) % fill->pages * kPageWords).s2;
+    fill_page(scratch + units % kScratchPages * kPageWords, sink);
+    units++;
+  }
+  return units - before;
+}
+
 static void run(const Options* o, WorkingSet* ws, Fill* fill) {
   const uint64_t slice_ms = o->rate_mib > 0 ? 20 : 50;
   const uint64_t ws_quota = ws->pages * slice_ms / 1000 + 1;
   const uint64_t fill_quota = fill->pages * slice_ms / 5000 + 1;
-  uint64_t due = now_ms(), heartbeat_due = due, beats = 0, wrote_at = due, credit_bytes = 0;
+  uint64_t due = now_ms(), heartbeat_due = due, beats = 0, wrote_at = due, credit_bytes = 0, worked = 0;
   for (;;) {
     const uint64_t now = now_ms();
     if (now >= heartbeat_due) {
       say("HB %llu %llu", (unsigned long long)++beats, (unsigned long long)now);
+      if (o->work) say("WRK %llu %llu", (unsigned long long)worked, (unsigned long long)now);
       heartbeat_due += kHeartbeatMs;
       if (heartbeat_due <= now) heartbeat_due = now + kHeartbeatMs;
     }
@@ -360,7 +380,8 @@ static void run(const Options* o, WorkingSet* ws, Fill* fill) {
     fill_verify(fill, fill_quota);
     due += slice_ms;
     if (due < now_ms()) due = now_ms() + 1;
-    sleep_until_ms(due);
+    if (o->work) worked += count_work(fill, due);
+    else sleep_until_ms(due);
   }
 }
 

@@ -33,6 +33,7 @@ class GuestSpec:
     rate_mib: int = 0
     disk_mib: int = 0
     disk_kib_s: int = 1024
+    works: bool = False  # spends spare time on counted work (WRK)
 
 
 def six_guests(seed: int = 1) -> list[GuestSpec]:
@@ -122,6 +123,8 @@ def kernel_command_line(spec: GuestSpec) -> str:
     ]
     if spec.role == "disk":
         words.append(f"evac.disk_kib={spec.disk_kib_s}")
+    if spec.works:
+        words.append("evac.work=1")
     return " ".join(words)
 
 

@@ -393,15 +393,21 @@ bool ReducerStage::reduce(VmId id, Vm& vm) {
     const size_t pages = items_.size();
     reducer_->add_all(items_);
     const bool sealed = vm.queue->empty() && try_seal(id, vm);
-    // Nothing more comes at the moment: what is open must not wait for a full batch.
+    // Nothing more comes at the moment: what is open must not wait for a full batch, unless the
+    // line is busy anyway (a fuller batch compresses better; looked at again within kIdlePollMs).
     bool flushed = false;
-    if (!sealed && pages == 0 && reducer_->open_pages(id) != 0) {
+    if (!sealed && pages == 0 && reducer_->open_pages(id) != 0 && (vm.final_mode || line_idle())) {
         reducer_->flush_vm(id);
         flushed = true;
     }
     publish(vm);
     flush_outgoing();
     return pages != 0 || sealed || flushed;
+}
+
+bool ReducerStage::line_idle() const {
+    return transport_.unsent_bytes(wan::Class::disk) == 0 &&
+           transport_.unsent_bytes(wan::Class::bulk) == 0;
 }
 
 bool ReducerStage::try_seal(VmId id, Vm& vm) {

@@ -238,6 +238,7 @@ class ReducerStage {
     bool send_ballast();
     bool class_blocked(wan::Class c) const { return !outgoing_[wan::index(c)].empty(); }
     bool ceiling_reached();
+    bool line_idle() const;  // everything for classes disk and bulk has been put on the wire
     void void_session();
     void emit(from_reducer::Event event);
     void publish(Vm& vm);

@@ -245,6 +245,7 @@ Json status_json(App& app) {
     const auto& reduction = app.reducer().stats();
     out["reduction"] = {{"memory", rungs_json(reduction.memory)},
                         {"disk", rungs_json(reduction.disk)},
+                        {"batches", reduction.batches},
                         {"naks", reduction.naks},
                         {"stale_hits", reduction.stale_hits},
                         {"message_mib", rounded(mib(reduction.message_bytes))}};
