@@ -30,7 +30,8 @@ Result<std::unique_ptr<ReducerStage>> ReducerStage::create(const ReducerOptions&
                                                            ByteSpan secret, dedup::Index& index,
                                                            wan::Transport& transport,
                                                            const Clock& clock, Logger& log) {
-    std::unique_ptr<ReducerStage> stage(new ReducerStage(options, transport, clock, log));
+    std::unique_ptr<ReducerStage> stage(
+        new ReducerStage(options, dedup::fingerprint_seed(secret), transport, clock, log));
     auto hasher = dedup::IdentityHasher::create(secret);
     EVAC_TRY(hasher);
     dedup::ReducerOptions reducer_options;
@@ -53,13 +54,13 @@ Result<std::unique_ptr<ReducerStage>> ReducerStage::create(const ReducerOptions&
     return stage;
 }
 
-ReducerStage::ReducerStage(const ReducerOptions& options, wan::Transport& transport,
-                           const Clock& clock, Logger& log)
+ReducerStage::ReducerStage(const ReducerOptions& options, uint64_t hash_seed,
+                           wan::Transport& transport, const Clock& clock, Logger& log)
     : options_(options),
       transport_(transport),
       clock_(clock),
       log_(log),
-      pool_(options.queue_bytes) {
+      pool_(options.queue_bytes, hash_seed) {
     for (size_t i = 0; i < options.capture_lanes; ++i) {
         lanes_.push_back(std::make_unique<SpscRing<CapturedItem>>(kLaneItems));
     }

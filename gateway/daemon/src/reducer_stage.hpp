@@ -211,8 +211,8 @@ class ReducerStage {
         VmId vm{};
     };
 
-    ReducerStage(const ReducerOptions& options, wan::Transport& transport, const Clock& clock,
-                 Logger& log);
+    ReducerStage(const ReducerOptions& options, uint64_t hash_seed, wan::Transport& transport,
+                 const Clock& clock, Logger& log);
     bool handle_commands();
     void handle(to_reducer::NewSession& c);
     void handle(to_reducer::AddVm& c);
