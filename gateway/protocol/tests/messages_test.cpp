@@ -41,6 +41,14 @@ std::vector<Message> one_of_each() {
             Ballast{Bytes(5, std::byte{2})}};
 }
 
+TEST(Messages, BatchInPlaceIsTheBatchMessage) {
+    const Bytes payload(100, std::byte{8});
+    Bytes message(kBatchHeadroomBytes);
+    message.insert(message.end(), payload.begin(), payload.end());
+    encode_batch(message);
+    EXPECT_EQ(message, encode(Message(Batch{payload})));
+}
+
 TEST(Messages, RoundTripOfEachKind) {
     for (const Message& message : one_of_each()) {
         const Bytes bytes = encode(message);
