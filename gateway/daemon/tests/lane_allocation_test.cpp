@@ -245,7 +245,7 @@ TEST(Lane, NoAllocationForAPageInSteadyState) {
     EXPECT_LE(most_in_a_pass, 40u);         // parser and filter themselves, whatever the pages
     // The message, which the transport keeps, and a twelfth of a block of its queue. When a run
     // goes beyond what was ever in flight, lists grow once more.
-    EXPECT_LE(reducer, sent + sent / 8 + 64);
+    EXPECT_LE(reducer, sent + sent / 4 + 64);
     for (const auto rung : {dedup::Rung::zero, dedup::Rung::reference_same_vm,
                             dedup::Rung::delta_previous, dedup::Rung::literal}) {
         EXPECT_GT(home.flow->rung_pages[static_cast<size_t>(rung)], 1000u)

@@ -43,8 +43,7 @@ std::vector<Message> one_of_each() {
 
 TEST(Messages, BatchInPlaceIsTheBatchMessage) {
     const Bytes payload(100, std::byte{8});
-    Bytes message(kBatchHeadroomBytes);
-    message.insert(message.end(), payload.begin(), payload.end());
+    Bytes message(kBatchHeadroomBytes + payload.size(), std::byte{8});
     encode_batch(message);
     EXPECT_EQ(message, encode(Message(Batch{payload})));
 }
