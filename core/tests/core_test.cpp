@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <set>
 #include <thread>
+#include <vector>
 
 #include "evac/core/bytes.hpp"
 #include "evac/core/ids.hpp"
@@ -76,6 +78,58 @@ TEST(SpscRing, AgreesWithDeque) {
     }
 }
 
+TEST(SpscSlots, AgreesWithDequeAndKeepsItsSlots) {
+    Random random(2);
+    SpscSlots<std::vector<int>> ring(8);
+    std::deque<int> model;
+    std::set<const int*> memory;  // of the slots' values
+    for (int i = 0; i < 100000; ++i) {
+        if (random.chance(0.5)) {
+            std::vector<int>* slot = ring.claim();
+            ASSERT_EQ(slot != nullptr, model.size() < ring.capacity());
+            EXPECT_EQ(slot, ring.claim());
+            if (slot == nullptr) continue;
+            slot->assign(1, i);
+            memory.insert(slot->data());
+            ring.publish();
+            model.push_back(i);
+        } else {
+            std::vector<int>* slot = ring.front();
+            ASSERT_EQ(slot != nullptr, !model.empty());
+            EXPECT_EQ(slot, ring.front());
+            if (slot == nullptr) continue;
+            EXPECT_EQ(slot->at(0), model.front());
+            ring.release();
+            model.pop_front();
+        }
+        EXPECT_EQ(ring.size_approx(), model.size());
+    }
+    EXPECT_EQ(memory.size(), ring.capacity());  // nothing was allocated a second time
+}
+TEST(SpscSlots, KeepsOrderAcrossThreads) {
+    SpscSlots<uint64_t> ring(64);
+    constexpr uint64_t kCount = 200000;
+    std::thread producer([&ring] {
+        for (uint64_t i = 0; i < kCount;) {
+            if (uint64_t* slot = ring.claim()) {
+                *slot = i++;
+                ring.publish();
+            } else {
+                std::this_thread::yield();
+            }
+        }
+    });
+    for (uint64_t expected = 0; expected < kCount;) {
+        if (const uint64_t* slot = ring.front()) {
+            ASSERT_EQ(*slot, expected);
+            ++expected;
+            ring.release();
+        } else {
+            std::this_thread::yield();
+        }
+    }
+    producer.join();
+}
 TEST(SpscRing, KeepsOrderAcrossThreads) {
     SpscRing<uint64_t> ring(64);
     constexpr uint64_t kCount = 200000;

@@ -227,7 +227,7 @@ ByteSpan BatchBuilder::frame(const Bytes& plain) {
     return ByteSpan(zstd_->frame).first(size);
 }
 
-BatchBuilder::Encoded BatchBuilder::finish(uint64_t sequence) {
+BatchBuilder::Encoded BatchBuilder::finish(uint64_t sequence, size_t headroom_bytes) {
     EVAC_ASSERT(!empty() && sequence >= 1);
     Encoded out;
     out.raw_literal_bytes = content_.literals.size();
@@ -243,7 +243,8 @@ BatchBuilder::Encoded BatchBuilder::finish(uint64_t sequence) {
     out.literal_bytes = literals.size();
 
     Bytes& message = out.message;
-    message.reserve(kBatchHeaderBytes + bytes_bound_ + literals.size());
+    message.reserve(headroom_bytes + kBatchHeaderBytes + bytes_bound_ + literals.size());
+    message.resize(headroom_bytes);
     ByteWriter writer(message);
     writer.u8(kBatchVersion);
     writer.u8(out.compressed ? kFlagZstd : uint8_t{0});
@@ -253,14 +254,16 @@ BatchBuilder::Encoded BatchBuilder::finish(uint64_t sequence) {
     writer.le32(0);  // record_bytes, below
     writer.le32(static_cast<uint32_t>(out.literal_bytes));
     writer.le32(static_cast<uint32_t>(out.raw_delta_bytes));
-    EVAC_ASSERT(message.size() == kBatchHeaderBytes);
+    const size_t records_at = headroom_bytes + kBatchHeaderBytes;
+    EVAC_ASSERT(message.size() == records_at);
     encode_records(content_, writer);
-    out.record_bytes = message.size() - kBatchHeaderBytes;
+    out.record_bytes = message.size() - records_at;
     for (size_t i = 0; i < 4; ++i) {
-        message[kRecordBytesAt + i] = static_cast<std::byte>(out.record_bytes >> (8 * i));
+        message[headroom_bytes + kRecordBytesAt + i] =
+            static_cast<std::byte>(out.record_bytes >> (8 * i));
     }
     writer.put(literals);
-    EVAC_ASSERT(message.size() <= kBatchBytesMax);
+    EVAC_ASSERT(message.size() - headroom_bytes <= kBatchBytesMax);
     discard();
     return out;
 }

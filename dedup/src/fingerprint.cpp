@@ -2,11 +2,12 @@
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <xxhash.h>
 
 #include <array>
 #include <cstring>
 #include <string_view>
+
+#include "evac/core/page_hash.hpp"
 
 namespace evac::dedup {
 
@@ -48,9 +49,7 @@ uint64_t fingerprint_seed(ByteSpan secret) {
 }
 
 Fingerprint Fingerprinter::operator()(PageSpan page) const {
-    const XXH128_hash_t hash = XXH3_128bits_withSeed(page.data(), page.size(), seed_);
-    if ((hash.low64 | hash.high64) == 0) return Fingerprint{1, 0};
-    return Fingerprint{hash.low64, hash.high64};
+    return hash_page(seed_, page);
 }
 
 // SHA-256 over (key block || page), not HMAC. HMAC's outer pass defends against length extension,

@@ -41,7 +41,7 @@ Identity index_key(const Fingerprint& fingerprint) {
 
 namespace {
 
-constexpr size_t kSpareTickets = 64;
+constexpr size_t kSpareTickets = 256;  // lists of batches, kept for the next ones
 constexpr double kLiteralSmoothing = 1.0 / 16;
 constexpr uint64_t kSketchSalt = 0x736b65746368ULL;  // sketches never leave home
 
@@ -224,13 +224,17 @@ void Reducer::Impl::account(const OpenBatch& batch, const BatchBuilder::Encoded&
 
 void Reducer::Impl::remember(VmState& state, uint64_t sequence, OpenBatch& batch) {
     if (batch.tickets.empty()) return;
-    std::vector<Ticket> fresh;
-    if (!spare_tickets.empty()) {
-        fresh = std::move(spare_tickets.back());
-        spare_tickets.pop_back();
+    if (spare_tickets.empty()) {
+        std::vector<Ticket> fresh;
+        fresh.swap(batch.tickets);
+        state.unacknowledged.emplace(sequence, std::move(fresh));
+        return;
     }
-    fresh.swap(batch.tickets);
-    state.unacknowledged.emplace(sequence, std::move(fresh));
+    VmState::Unacknowledged::node_type node = std::move(spare_tickets.back());
+    spare_tickets.pop_back();
+    node.key() = sequence;
+    node.mapped().swap(batch.tickets);
+    state.unacknowledged.insert(std::move(node));
 }
 
 void Reducer::Impl::emit(uint8_t lane) {
@@ -238,7 +242,7 @@ void Reducer::Impl::emit(uint8_t lane) {
     if (batch.builder.empty()) return;
     VmState& state = vms[raw(batch.vm)];
     const uint64_t sequence = ++state.last_sequence;
-    BatchBuilder::Encoded encoded = batch.builder.finish(sequence);
+    BatchBuilder::Encoded encoded = batch.builder.finish(sequence, options.headroom_bytes);
     account(batch, encoded, stats);
     account(batch, encoded, state.table);
     const uint32_t literals = batch.literals_memory + batch.literals_disk;
@@ -249,7 +253,7 @@ void Reducer::Impl::emit(uint8_t lane) {
         literal_page_bytes += (page - literal_page_bytes) * kLiteralSmoothing;
     }
     ++stats.batches;
-    stats.message_bytes += encoded.message.size();
+    stats.message_bytes += encoded.message.size() - options.headroom_bytes;
     remember(state, sequence, batch);
     const uint64_t content_bytes = uint64_t{literals + batch.verified} * kPageBytes;
     EncodedBatch out{batch.vm,    sequence,      lane,
@@ -295,11 +299,11 @@ void Reducer::acknowledge(VmId vm, uint64_t sequence) {
     const auto batch = state->second.unacknowledged.find(sequence);
     if (batch == state->second.unacknowledged.end()) return;
     for (const Ticket& ticket : batch->second) impl_->retention.release(ticket);
+    auto node = state->second.unacknowledged.extract(batch);
     if (impl_->spare_tickets.size() < kSpareTickets) {
-        batch->second.clear();
-        impl_->spare_tickets.push_back(std::move(batch->second));
+        node.mapped().clear();
+        impl_->spare_tickets.push_back(std::move(node));
     }
-    state->second.unacknowledged.erase(batch);
     impl_->stats.retained_pages = impl_->retention.pages();
 }
 

@@ -45,8 +45,8 @@ struct OpenBatch {
 
 struct VmState {
     uint64_t last_sequence = 0;
-    // Only batches with references.
-    std::unordered_map<uint64_t, std::vector<Ticket>> unacknowledged;
+    using Unacknowledged = std::unordered_map<uint64_t, std::vector<Ticket>>;
+    Unacknowledged unacknowledged;  // only batches with references
     RungTable table;
 };
 
@@ -99,7 +99,7 @@ struct Reducer::Impl {
     PageCache cache;
     std::vector<OpenBatch> lanes;
     std::unordered_map<uint32_t, VmState> vms;
-    std::vector<std::vector<Ticket>> spare_tickets;  // capacity kept for reuse
+    std::vector<VmState::Unacknowledged::node_type> spare_tickets;  // capacity kept for reuse
     ReducerStats stats;
     double literal_page_bytes = 1365;  // on the wire, smoothed: what a delta has to beat
 

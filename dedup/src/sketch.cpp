@@ -1,9 +1,9 @@
 #include "sketch.hpp"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <bit>
+
+#include "evac/core/page_hash.hpp"
 
 namespace evac::dedup {
 
@@ -34,13 +34,13 @@ Sketches::Sketches(uint64_t table_bytes, uint64_t page_bytes_max, uint64_t seed)
       regions_(1) {
     if (table_.size() == 0) bytes_max_ = 0;  // no memory: nothing is sketched
     const std::array<std::byte, kPieceBytes> zero{};
-    zero_hash_ = XXH3_64bits_withSeed(zero.data(), zero.size(), seed_);
+    zero_hash_ = hash_64(seed_, zero);
 }
 
 Sketches::Hashes Sketches::hash(PageSpan page) const {
     Hashes out;
     for (size_t i = 0; i < kPieces; ++i) {
-        out[i] = XXH3_64bits_withSeed(page.data() + i * kPieceBytes, kPieceBytes, seed_);
+        out[i] = hash_64(seed_, page.subspan(i * kPieceBytes, kPieceBytes));
     }
     return out;
 }

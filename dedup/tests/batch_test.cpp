@@ -83,6 +83,19 @@ TEST(Batch, GoldenRawLiterals) {
     EXPECT_EQ(encoded.literal_bytes, 4096u);
 }
 
+TEST(Batch, HeadroomStandsBeforeTheSameMessage) {
+    const auto encode = [](size_t headroom) {
+        BatchBuilder builder = make_builder();
+        builder.add_literal(key(2, 3, 4), Epoch{5}, page_of(1));
+        builder.add_zero(key(2, 3, 9), Epoch{5});
+        return builder.finish(6, headroom).message;
+    };
+    Bytes expected(3);
+    const Bytes plain = encode(0);
+    expected.insert(expected.end(), plain.begin(), plain.end());
+    EXPECT_EQ(encode(3), expected);
+}
+
 TEST(Batch, CompressesLiteralsTogether) {
     BatchBuilder builder = make_builder();
     for (uint64_t i = 0; i < kBatchLiteralPagesMax; ++i) {

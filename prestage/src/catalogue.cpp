@@ -1,12 +1,11 @@
 #include "evac/prestage/catalogue.hpp"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "evac/core/assert.hpp"
+#include "evac/core/page_hash.hpp"
 #include "evac/core/units.hpp"
 
 namespace evac::prestage {
@@ -35,9 +34,7 @@ uint8_t colder(uint8_t heat) {
 
 Fingerprint fingerprint_page(uint64_t seed, ByteSpan page_bytes) {
     EVAC_ASSERT(page_bytes.size() == kPageBytes);
-    const XXH128_hash_t hash = XXH3_128bits_withSeed(page_bytes.data(), kPageBytes, seed);
-    if ((hash.low64 | hash.high64) == 0) return Fingerprint{1, 0};
-    return Fingerprint{hash.low64, hash.high64};
+    return hash_page(seed, std::span<const std::byte, kPageBytes>(page_bytes));
 }
 
 bool is_zero_page(ByteSpan page_bytes) {

@@ -49,12 +49,13 @@ uint32_t list_of(uint8_t heat, bool obligation) {
 
 }  // namespace
 
-DirtyQueue::DirtyQueue(PagePool& pool, const std::vector<RegionInfo>& regions) : pool_(pool) {
+DirtyQueue::DirtyQueue(PagePool& pool, const std::vector<RegionInfo>& regions)
+    : pool_(pool), map_(pool.hash_seed_) {
     EVAC_ASSERT(regions.size() <= kRegionsMax);
-    index_.reserve(regions.size());
+    region_pages_.reserve(regions.size());
     for (const RegionInfo& region : regions) {
         EVAC_ASSERT(region.size_bytes <= kRegionBytesMax);
-        index_.emplace_back((region.size_bytes + kPageBytes - 1) / kPageBytes, kNone);
+        region_pages_.push_back((region.size_bytes + kPageBytes - 1) / kPageBytes);
     }
 }
 
@@ -62,14 +63,15 @@ DirtyQueue::~DirtyQueue() {
     clear();
 }
 
-uint32_t& DirtyQueue::index_of(RegionId region, uint64_t page) {
-    EVAC_ASSERT(raw(region) < index_.size() && page < index_[raw(region)].size());
-    return index_[raw(region)][page];
+uint32_t DirtyQueue::find(RegionId region, uint64_t page, uint32_t hash) const {
+    EVAC_ASSERT(raw(region) < region_pages_.size() && page < region_pages_[raw(region)]);
+    return map_.find(hash, [&](uint32_t at) {
+        return entries_[at].page == page && entries_[at].region == raw(region);
+    });
 }
 
 bool DirtyQueue::contains(RegionId region, uint64_t page) const {
-    EVAC_ASSERT(raw(region) < index_.size() && page < index_[raw(region)].size());
-    return index_[raw(region)][page] != kNone;
+    return find(region, page, map_.hash(region, page)) != kNone;
 }
 
 void DirtyQueue::link(uint32_t at, uint32_t list) {
@@ -132,18 +134,23 @@ EnqueueOutcome DirtyQueue::replace(uint32_t at, const CapturedPage& page, bool o
 }
 
 EnqueueOutcome DirtyQueue::enqueue(const CapturedPage& page, bool obligation) {
-    const uint32_t at = index_of(page.region, page.page);
+    const uint32_t hash = map_.hash(page.region, page.page);
+    const uint32_t at = find(page.region, page.page, hash);
     if (at != kNone) return replace(at, page, obligation);
     if (!pool_.budget().try_reserve()) return EnqueueOutcome::full;
-    return enqueue_reserved(page, obligation);
+    return add(page, obligation, hash);
 }
 
 EnqueueOutcome DirtyQueue::enqueue_reserved(const CapturedPage& page, bool obligation) {
-    uint32_t& index = index_of(page.region, page.page);
-    if (index != kNone) {
-        pool_.budget().release();
-        return replace(index, page, obligation);
-    }
+    const uint32_t hash = map_.hash(page.region, page.page);
+    const uint32_t at = find(page.region, page.page, hash);
+    if (at == kNone) return add(page, obligation, hash);
+    pool_.budget().release();
+    return replace(at, page, obligation);
+}
+
+// The page does not wait yet, and its room is reserved.
+EnqueueOutcome DirtyQueue::add(const CapturedPage& page, bool obligation, uint32_t hash) {
     uint32_t at = 0;
     if (!free_entries_.empty()) {
         at = free_entries_.back();
@@ -159,7 +166,7 @@ EnqueueOutcome DirtyQueue::enqueue_reserved(const CapturedPage& page, bool oblig
     entry.page = static_cast<uint32_t>(page.page);
     store(entry, page);
     link(at, list_of(page.heat, obligation));
-    index = at;
+    map_.insert(hash, at);
     ++size_;
     if (page.is_zero) ++zero_pages_;
     return EnqueueOutcome::queued;
@@ -183,7 +190,7 @@ std::optional<CapturedPage> DirtyQueue::take() {
         pool_.free(entry.slot);  // its content stays until an enqueue allocates it
     }
     unlink(at);
-    index_[entry.region][entry.page] = kNone;
+    map_.erase(map_.hash(out.region, out.page), at);
     free_entries_.push_back(at);
     --size_;
     pool_.budget().release();

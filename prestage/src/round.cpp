@@ -1,7 +1,6 @@
 #include "evac/prestage/round.hpp"
 
 #include <algorithm>
-#include <array>
 #include <optional>
 
 #include "capture_socket.hpp"
@@ -9,6 +8,7 @@
 #include "evac/prestage/stream_guard.hpp"
 #include "evac/qmp/client.hpp"
 #include "migration_control.hpp"
+#include "page_filter.hpp"
 #include "write_protection.hpp"
 
 namespace evac::prestage {
@@ -22,100 +22,6 @@ constexpr int kConnectMs = 5'000;      // from `migrate` to its connection
 constexpr int kCompletionMs = 30'000;  // from the end of the stream to `completed`
 constexpr uint64_t kSelfResumeNs =
     100 * kNsPerMs;  // after the first page; then we say cont (newer QEMUs, see below)
-
-// Sends what the catalogue does not know to the sink, and keeps count of which pages came.
-class PageFilter final : public StreamSink {
-  public:
-    PageFilter(Catalogue& catalogue, PageSink& sink, RoundResult& result)
-        : catalogue_(catalogue), sink_(sink), result_(result) {}
-
-    Status ram_blocks(std::span<const RamBlock> blocks) override {
-        const std::vector<RegionInfo>& regions = catalogue_.regions();
-        const auto is_ram = [](const RegionInfo& region) {
-            return region.kind != RegionKind::disk;
-        };
-        for (const RamBlock& block : blocks) {
-            const auto found = std::ranges::find_if(regions, [&](const RegionInfo& region) {
-                return is_ram(region) && region.name == block.name;
-            });
-            if (found == regions.end()) return changed("RAM block '" + block.name + "' is new");
-            if (found->size_bytes != block.size_bytes) {
-                return changed("RAM block '" + block.name + "' has " +
-                               std::to_string(block.size_bytes) + " bytes, it had " +
-                               std::to_string(found->size_bytes));
-            }
-            const auto index = static_cast<uint16_t>(found - regions.begin());
-            map_.push_back(RegionId{index});
-            seen_.emplace_back((catalogue_.page_count(RegionId{index}) + 63) / 64);
-            pages_ += catalogue_.page_count(RegionId{index});
-        }
-        if (static_cast<ptrdiff_t>(blocks.size()) != std::ranges::count_if(regions, is_ram)) {
-            return changed("a RAM block is gone");
-        }
-        return {};
-    }
-
-    void page(uint16_t block, uint64_t page, ByteSpan bytes) override {
-        note(block, page);
-        const RegionId region = map_[block];
-        const Observation seen = catalogue_.compare_and_update(region, page, bytes);
-        if (seen.fingerprint == catalogue_.zero_fingerprint()) ++result_.pages_zero;
-        forward(region, page, seen, bytes);
-    }
-
-    void zero_page(uint16_t block, uint64_t page, uint8_t fill) override {
-        if (fill != 0) {
-            filled_.fill(std::byte{fill});
-            this->page(block, page, filled_);
-            return;
-        }
-        note(block, page);
-        ++result_.pages_zero;
-        forward(map_[block], page, catalogue_.update_zero(map_[block], page), {});
-    }
-
-    uint64_t missing() const { return pages_ - distinct_; }
-
-  private:
-    static Error changed(const std::string& what) {
-        return make_error(Errc::refused, what + " since the VM was enrolled; enrol it again");
-    }
-
-    void note(uint16_t block, uint64_t page) {
-        ++result_.pages_seen;
-        uint64_t& word = seen_[block][page / 64];
-        const uint64_t bit = uint64_t{1} << (page % 64);
-        distinct_ += (word & bit) == 0 ? 1 : 0;
-        word |= bit;
-    }
-
-    void forward(RegionId region, uint64_t page, const Observation& seen, ByteSpan bytes) {
-        if (seen.change == PageChange::unchanged) return;
-        CapturedPage out;
-        out.region = region;
-        out.page = page;
-        out.epoch = result_.epoch;
-        out.fingerprint = seen.fingerprint;
-        out.heat = seen.heat;
-        out.is_zero = seen.change == PageChange::became_zero;
-        if (!out.is_zero) out.bytes = bytes;
-        if (sink_.page(out)) {
-            ++result_.pages_changed;
-        } else {
-            ++result_.pages_dropped;
-            catalogue_.set_unknown(region, page);
-        }
-    }
-
-    Catalogue& catalogue_;
-    PageSink& sink_;
-    RoundResult& result_;
-    std::vector<RegionId> map_;                // stream block -> region
-    std::vector<std::vector<uint64_t>> seen_;  // one bit per page
-    uint64_t pages_ = 0;
-    uint64_t distinct_ = 0;
-    std::array<std::byte, kPageBytes> filled_{};
-};
 
 // One round in progress. Every function is a step; a failure of any of them ends in recover().
 class Round {

@@ -183,6 +183,57 @@ TEST(DirtyQueue, BudgetIsSharedAndGivenBackOnDestruction) {
     EXPECT_EQ(one.enqueue(make_page(RegionId{0}, 2, 1, 1, 0, content)), EnqueueOutcome::queued);
 }
 
+TEST(DirtyQueue, MemoryIsForWhatWaitsNotForTheVm) {
+    constexpr uint64_t kWaiting = 1000;
+    PagePool pool(kWaiting * kQueuedPageBytes);
+    DirtyQueue queue(pool, {{"pc.ram", RegionKind::main_ram, kRegionBytesMax}});
+    CapturedPage page;
+    page.is_zero = true;
+    Random random(4);
+    for (uint64_t i = 0; i < 20 * kWaiting; ++i) {
+        page.page = random.below(kRegionBytesMax / kPageBytes);
+        queue.enqueue(page);
+        if (queue.size() == kWaiting) {
+            for (uint64_t n = 0; n < kWaiting / 2; ++n) queue.take();
+        }
+    }
+    // A vector may have room for twice its elements.
+    EXPECT_LE(queue.memory_bytes(), 2 * kWaiting * 72);
+}
+
+// Hashes are chosen so that pages collide, and their searches run over the end of the slots.
+TEST(PageMap, AgreesWithAMapWhenHashesCollide) {
+    for (const uint64_t seed : {1, 2, 3}) {
+        SCOPED_TRACE("seed " + std::to_string(seed));
+        Random random(seed);
+        PageMap map(seed);
+        std::map<uint32_t, uint32_t> model;  // page -> entry
+        std::vector<uint32_t> page_of_entry(5000, UINT32_MAX);
+        const auto hash_of = [](uint32_t page) { return UINT32_MAX - page % 40 * 3; };
+        for (uint32_t step = 0; step < 5000; ++step) {
+            const auto page = static_cast<uint32_t>(random.below(200));
+            const auto is_it = [&](uint32_t entry) { return page_of_entry[entry] == page; };
+            const auto known = model.find(page);
+            const uint32_t found = map.find(hash_of(page), is_it);
+            ASSERT_EQ(found, known == model.end() ? PageMap::kNone : known->second);
+            if (known == model.end()) {
+                page_of_entry[step] = page;
+                map.insert(hash_of(page), step);
+                model[page] = step;
+            } else if (random.chance(0.8)) {
+                map.erase(hash_of(page), known->second);
+                model.erase(known);
+            }
+        }
+    }
+}
+
+TEST(PageMap, SeedChangesWhichPagesCollide) {
+    const PageMap one(1), other(2);
+    EXPECT_NE(one.hash(RegionId{0}, 5), other.hash(RegionId{0}, 5));
+    EXPECT_NE(one.hash(RegionId{0}, 5), one.hash(RegionId{1}, 5));
+}
+
 TEST(PageBudget, NeverExceedsItsLimitUnderContention) {
     PageBudget budget(100 * kQueuedPageBytes);
     std::atomic<uint64_t> most{0};

@@ -2,6 +2,7 @@
 // Writes small migration streams as QEMU 7.2 does (checked against a real one by
 // prestage_round_qemu_test).
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "evac/core/bytes.hpp"
@@ -95,6 +96,8 @@ class StreamBuilder {
         return *this;
     }
     const Bytes& bytes() const { return out_; }
+    Bytes take() { return std::move(out_); }
+    void reserve(size_t bytes) { out_.reserve(bytes); }
     size_t size() const { return out_.size(); }
 
   private:

@@ -36,11 +36,10 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
         item.fingerprint = page.fingerprint;
         item.heat = page.heat;
         item.is_zero = page.is_zero;
-        if (!page.is_zero) {
-            item.content = std::make_unique<PageBuffer>();
-            std::copy(page.bytes.begin(), page.bytes.end(), item.content->begin());
+        if (context_.reducer.push(request_.lane, std::move(item), request_.final_pass,
+                                  page.bytes)) {
+            return true;
         }
-        if (context_.reducer.push(request_.lane, std::move(item), request_.final_pass)) return true;
         context_.reducer.budget().release();
         return false;
     }

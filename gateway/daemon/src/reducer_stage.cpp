@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <utility>
 
 #include "evac/core/assert.hpp"
 
@@ -30,22 +32,25 @@ Result<std::unique_ptr<ReducerStage>> ReducerStage::create(const ReducerOptions&
                                                            ByteSpan secret, dedup::Index& index,
                                                            wan::Transport& transport,
                                                            const Clock& clock, Logger& log) {
-    std::unique_ptr<ReducerStage> stage(new ReducerStage(options, transport, clock, log));
+    std::unique_ptr<ReducerStage> stage(
+        new ReducerStage(options, dedup::fingerprint_seed(secret), transport, clock, log));
     auto hasher = dedup::IdentityHasher::create(secret);
     EVAC_TRY(hasher);
     dedup::ReducerOptions reducer_options;
     if (options.zstd_level != 0) reducer_options.zstd_level = options.zstd_level;
     reducer_options.cache_bytes = options.delta_cache_bytes;
+    reducer_options.headroom_bytes = protocol::kBatchHeadroomBytes;
     ReducerStage* raw_stage = stage.get();
     auto reducer = dedup::Reducer::create(
         reducer_options, std::move(*hasher), index, [raw_stage](dedup::EncodedBatch&& batch) {
-            Bytes message = protocol::encode_batch(batch.message);
+            protocol::encode_batch(batch.message);
             const auto vm = raw_stage->vms_.find(batch.vm);
-            if (vm != raw_stage->vms_.end()) vm->second.flow->wire_bytes += message.size();
-            raw_stage->tokens_bytes_ -= static_cast<double>(message.size());
+            if (vm != raw_stage->vms_.end()) vm->second.flow->wire_bytes += batch.message.size();
+            raw_stage->tokens_bytes_ -= static_cast<double>(batch.message.size());
             if (raw_stage->options_.zstd_level == 0) raw_stage->tune(batch);
             const wan::Class cls = class_of_lane(batch.lane);
-            raw_stage->outgoing_[wan::index(cls)].push_back({cls, std::move(message), batch.vm});
+            raw_stage->outgoing_[wan::index(cls)].push_back(
+                {cls, std::move(batch.message), batch.vm});
         });
     EVAC_TRY(reducer);
     stage->reducer_ = std::move(*reducer);
@@ -53,15 +58,15 @@ Result<std::unique_ptr<ReducerStage>> ReducerStage::create(const ReducerOptions&
     return stage;
 }
 
-ReducerStage::ReducerStage(const ReducerOptions& options, wan::Transport& transport,
-                           const Clock& clock, Logger& log)
+ReducerStage::ReducerStage(const ReducerOptions& options, uint64_t hash_seed,
+                           wan::Transport& transport, const Clock& clock, Logger& log)
     : options_(options),
       transport_(transport),
       clock_(clock),
       log_(log),
-      pool_(options.queue_bytes) {
+      pool_(options.queue_bytes, hash_seed) {
     for (size_t i = 0; i < options.capture_lanes; ++i) {
-        lanes_.push_back(std::make_unique<SpscRing<CapturedItem>>(kLaneItems));
+        lanes_.push_back(std::make_unique<Lane>(kLaneItems));
     }
 }
 
@@ -90,19 +95,22 @@ const dedup::ReducerStats& ReducerStage::stats() {
     return stats_;
 }
 
-bool ReducerStage::push(size_t lane, CapturedItem&& item, bool may_wait_long) {
-    SpscRing<CapturedItem>& ring = *lanes_[lane];
-    if (ring.try_push(std::move(item))) {
-        if (sleeping_.load(std::memory_order_relaxed) && (ring.size_approx() & 31) == 1)
-            wake_.signal();
-        return true;
+bool ReducerStage::push(size_t lane, CapturedItem&& item, bool may_wait_long, ByteSpan content) {
+    Lane& ring = *lanes_[lane];
+    LaneSlot* slot = ring.claim();
+    if (slot == nullptr) {
+        wake_.signal();
+        const uint64_t deadline_ns =
+            clock_.now_ns() + (may_wait_long ? kPushWaitLongNs : kPushWaitNs);
+        while ((slot = ring.claim()) == nullptr) {
+            if (clock_.now_ns() >= deadline_ns) return false;
+            ::usleep(200);
+        }
     }
-    wake_.signal();
-    const uint64_t deadline_ns = clock_.now_ns() + (may_wait_long ? kPushWaitLongNs : kPushWaitNs);
-    while (!ring.try_push(std::move(item))) {
-        if (clock_.now_ns() >= deadline_ns) return false;
-        ::usleep(200);
-    }
+    slot->item = std::move(item);
+    if (!content.empty()) std::memcpy(slot->content.data(), content.data(), kPageBytes);
+    ring.publish();
+    if (sleeping_.load(std::memory_order_relaxed) && (ring.size_approx() & 31) == 1) wake_.signal();
     return true;
 }
 
@@ -287,23 +295,26 @@ bool ReducerStage::drain_lanes() {
     size_t taken = 0;
     for (auto& lane : lanes_) {
         for (size_t i = 0; i < kItemsPerTurn; ++i) {
-            auto item = lane->try_pop();
-            if (!item) break;
-            take_item(*item);
+            LaneSlot* slot = lane->front();
+            if (slot == nullptr) break;
+            take_item(*slot);
+            lane->release();
             ++taken;
         }
     }
     return taken != 0;
 }
 
-void ReducerStage::take_item(CapturedItem& item) {
+void ReducerStage::take_item(LaneSlot& slot) {
+    CapturedItem& item = slot.item;
     const auto found = vms_.find(item.vm);
     const bool wanted =
         found != vms_.end() && found->second.active && found->second.generation == item.generation;
     if (item.end) {
         // A round that is complete replaces an older obligation: what waits in the queue is the
         // newer state.
-        if (wanted && item.end->complete) found->second.obligation = std::move(item.end);
+        std::unique_ptr<RoundEnd> end = std::exchange(item.end, nullptr);
+        if (wanted && end->complete) found->second.obligation = std::move(end);
         return;
     }
     if (!wanted) {
@@ -318,7 +329,7 @@ void ReducerStage::take_item(CapturedItem& item) {
     page.fingerprint = item.fingerprint;
     page.heat = item.heat;
     page.is_zero = item.is_zero;
-    if (item.content) page.bytes = ByteSpan(*item.content);
+    if (!item.is_zero) page.bytes = ByteSpan(slot.content);
     vm.queue->enqueue_reserved(page, vm.final_mode);
     publish(vm);
 }

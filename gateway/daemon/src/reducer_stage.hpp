@@ -54,8 +54,13 @@ struct CapturedItem {
     Fingerprint fingerprint{};
     uint8_t heat = 0;
     bool is_zero = false;
-    std::unique_ptr<PageBuffer> content;  // null for a zero page
-    std::unique_ptr<RoundEnd> end;        // set: this is no page
+    std::unique_ptr<RoundEnd> end;  // set: this is no page
+};
+
+// What a lane is made of: no page is allocated on its way.
+struct LaneSlot {
+    CapturedItem item;
+    alignas(64) PageBuffer content;  // of a page that is not zero
 };
 
 // What anyone may read of a VM's flow; written by the reducer thread (prestage drops by capture
@@ -174,8 +179,9 @@ class ReducerStage {
     // What waits for the link in final passes: queued and not yet acknowledged.
     uint64_t final_bytes_waiting() const { return final_waiting_.load(std::memory_order_relaxed); }
 
-    // Capture worker `lane`. False = no room within a short wait: drop the page.
-    bool push(size_t lane, CapturedItem&& item, bool may_wait_long);
+    // Capture worker `lane`. `content` (kPageBytes, of a page that is not zero) is copied. False =
+    // no room within a short wait: drop the page.
+    bool push(size_t lane, CapturedItem&& item, bool may_wait_long, ByteSpan content = {});
     prestage::PageBudget& budget() { return pool_.budget(); }
 
     // Ingest thread: a message for class disk. False = full, try later.
@@ -211,8 +217,8 @@ class ReducerStage {
         VmId vm{};
     };
 
-    ReducerStage(const ReducerOptions& options, wan::Transport& transport, const Clock& clock,
-                 Logger& log);
+    ReducerStage(const ReducerOptions& options, uint64_t hash_seed, wan::Transport& transport,
+                 const Clock& clock, Logger& log);
     bool handle_commands();
     void handle(to_reducer::NewSession& c);
     void handle(to_reducer::AddVm& c);
@@ -227,7 +233,7 @@ class ReducerStage {
     void handle(to_reducer::Urgent& c) { urgent_ = c.on; }
     void handle(to_reducer::SendBallast& c) { ballast_until_ns_ = c.until_ns; }
     bool drain_lanes();
-    void take_item(CapturedItem& item);
+    void take_item(LaneSlot& slot);
     bool send_some();
     Vm* next_vm(VmId& id);
     bool reduce(VmId id, Vm& vm);
@@ -277,7 +283,8 @@ class ReducerStage {
     std::deque<to_reducer::Command> commands_waiting_;  // control thread
     SpscRing<from_reducer::Event> events_{kEventsRing};
     EventFd events_wake_;
-    std::vector<std::unique_ptr<SpscRing<CapturedItem>>> lanes_;
+    using Lane = SpscSlots<LaneSlot>;
+    std::vector<std::unique_ptr<Lane>> lanes_;
     SpscRing<Bytes> messages_{kMessagesWaiting};
     std::optional<Bytes> message_waiting_;
     EventFd wake_;

@@ -310,7 +310,10 @@ Bytes encode(const Message& message) {
                        w.le64(static_cast<uint64_t>(m.wall_unix_ms));
                        w.u8(m.armed ? 1 : 0);
                    },
-                   [&](const Batch& m) { out = encode_batch(m.payload); },
+                   [&](const Batch& m) {
+                       put_kind(w, Kind::batch);
+                       w.put(m.payload);
+                   },
                    [&](const Echo& m) {
                        put_kind(w, Kind::echo);
                        w.le64(m.nonce);
@@ -326,13 +329,9 @@ Bytes encode(const Message& message) {
     return out;
 }
 
-Bytes encode_batch(ByteSpan payload) {
-    Bytes out;
-    out.reserve(payload.size() + 1);
-    ByteWriter w(out);
-    put_kind(w, Kind::batch);
-    w.put(payload);
-    return out;
+void encode_batch(Bytes& message) {
+    EVAC_ASSERT(message.size() >= kBatchHeadroomBytes);
+    message[0] = static_cast<std::byte>(Kind::batch);
 }
 
 Result<Message> decode(ByteSpan bytes) {

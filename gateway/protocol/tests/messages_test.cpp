@@ -41,6 +41,13 @@ std::vector<Message> one_of_each() {
             Ballast{Bytes(5, std::byte{2})}};
 }
 
+TEST(Messages, BatchInPlaceIsTheBatchMessage) {
+    const Bytes payload(100, std::byte{8});
+    Bytes message(kBatchHeadroomBytes + payload.size(), std::byte{8});
+    encode_batch(message);
+    EXPECT_EQ(message, encode(Message(Batch{payload})));
+}
+
 TEST(Messages, RoundTripOfEachKind) {
     for (const Message& message : one_of_each()) {
         const Bytes bytes = encode(message);

@@ -150,8 +150,9 @@ class BatchBuilder {
         size_t raw_delta_bytes = 0;
         bool compressed = false;
     };
-    // Encodes and clears. The batch must not be empty.
-    Encoded finish(uint64_t sequence);
+    // Encodes and clears. The batch must not be empty. The message stands behind `headroom_bytes`
+    // of zeros.
+    Encoded finish(uint64_t sequence, size_t headroom_bytes = 0);
     void discard();
     void set_zstd_level(int level);
     void set_compress(bool on);  // false: literals go raw

@@ -55,7 +55,7 @@ struct EncodedBatch {
     uint8_t lane = 0;
     uint32_t pages = 0;
     uint64_t content_bytes = 0;  // of the pages that are not zero
-    Bytes message;
+    Bytes message;               // behind ReducerOptions::headroom_bytes of zeros
 };
 
 enum class Rung : uint8_t {
@@ -135,7 +135,8 @@ struct ReducerOptions {
     // GiB of distinct content. Taken as it fills.
     uint64_t sketch_table_bytes = 128 * kMiB;
     uint64_t sketch_page_bytes_max = 1024 * kMiB;  // 5 MiB per GiB; regions beyond: no sketches
-    uint64_t cache_bytes = 256 * kMiB;             // content of pages sent last, to delta against
+    size_t headroom_bytes = 0;  // left free before each message, for the header of what carries it
+    uint64_t cache_bytes = 256 * kMiB;  // content of pages sent last, to delta against
 };
 
 // Port to content at home. Called by the reducer thread, at most twice per page.

@@ -1,8 +1,9 @@
 #pragma once
 // The pages of one VM that wait to be sent. Constant time to enqueue, to drop a duplicate, to
-// replace the waiting version in place and to take, whatever the VM's size: a slot number per page
-// finds the waiting entry, and entries hang in 32 lists (obligations first, then by heat), coldest
-// list first, found by a bit mask.
+// replace the waiting version in place and to take, and memory for what waits only, whatever the
+// VM's size: a hash map finds the waiting entry (its growth, when more pages wait than ever before,
+// is amortised), and entries hang in 32 lists (obligations first, then by heat), coldest list
+// first, found by a bit mask.
 //
 // Owners: DirtyQueue and PagePool belong to the reducer thread. PageBudget is thread-safe.
 //
@@ -22,12 +23,13 @@
 #include "evac/core/ids.hpp"
 #include "evac/core/units.hpp"
 #include "evac/prestage/captured_page.hpp"
+#include "evac/prestage/page_map.hpp"
 
 namespace evac::prestage {
 
-// What one waiting page is charged, zero page or not: content, entry and a share of the slab's
-// bookkeeping.
-inline constexpr uint64_t kQueuedPageBytes = kPageBytes + 64;
+// What one waiting page is charged, zero page or not: content, entry (40), its place in the map (11
+// to 22) and in the lists of free entries and slots (8).
+inline constexpr uint64_t kQueuedPageBytes = kPageBytes + 72;
 
 // Byte budget of all waiting pages of all VMs. Thread-safe, wait-free but for the retry of a
 // compare-and-swap.
@@ -49,7 +51,9 @@ class PageBudget {
 // them.
 class PagePool {
   public:
-    explicit PagePool(uint64_t budget_bytes) : budget_(budget_bytes) {}
+    // `hash_seed`: of the queues' maps; a guest should not be able to guess it.
+    explicit PagePool(uint64_t budget_bytes, uint64_t hash_seed = 0)
+        : budget_(budget_bytes), hash_seed_(hash_seed) {}
     PagePool(const PagePool&) = delete;
     PagePool& operator=(const PagePool&) = delete;
 
@@ -66,6 +70,7 @@ class PagePool {
     std::byte* bytes(uint32_t slot);
 
     PageBudget budget_;
+    const uint64_t hash_seed_;
     std::vector<std::unique_ptr<std::byte[]>> slabs_;
     std::vector<uint32_t> free_;
 };
@@ -80,8 +85,8 @@ enum class EnqueueOutcome : uint8_t {
 
 class DirtyQueue {
   public:
-    // `pool` must outlive the queue. Region sizes as in Catalogue. Memory: 4 bytes per page of the
-    // VM, plus the entries.
+    // `pool` must outlive the queue. Region sizes as in Catalogue. Memory: the pool's pages, and at
+    // most 72 bytes for each of as many pages as ever waited at once.
     DirtyQueue(PagePool& pool, const std::vector<RegionInfo>& regions);
     ~DirtyQueue();
     DirtyQueue(const DirtyQueue&) = delete;
@@ -100,12 +105,17 @@ class DirtyQueue {
 
     bool empty() const { return size_ == 0; }
     uint64_t size() const { return size_; }  // waiting pages
+    // Of the queue itself; the pages are in the pool.
+    uint64_t memory_bytes() const {
+        return map_.bytes() + entries_.capacity() * sizeof(Entry) +
+               free_entries_.capacity() * sizeof(uint32_t);
+    }
     uint64_t content_bytes() const {
         return (size_ - zero_pages_) * kPageBytes;
     }  // without zero pages
 
   private:
-    static constexpr uint32_t kNone = UINT32_MAX;
+    static constexpr uint32_t kNone = PageMap::kNone;
     static constexpr uint32_t kLists = 32;
     struct Entry {
         Fingerprint fingerprint;
@@ -123,15 +133,17 @@ class DirtyQueue {
         uint32_t tail = kNone;
     };
 
-    uint32_t& index_of(RegionId region, uint64_t page);
+    // kNone: it does not wait.
+    uint32_t find(RegionId region, uint64_t page, uint32_t hash) const;
+    EnqueueOutcome add(const CapturedPage& page, bool obligation, uint32_t hash);
     EnqueueOutcome replace(uint32_t at, const CapturedPage& page, bool obligation);
     void store(Entry& entry, const CapturedPage& page);
     void link(uint32_t at, uint32_t list);
     void unlink(uint32_t at);
 
     PagePool& pool_;
-    std::vector<std::vector<uint32_t>>
-        index_;  // per region: entry of each page, kNone = not waiting
+    std::vector<uint64_t> region_pages_;
+    PageMap map_;
     std::vector<Entry> entries_;
     std::vector<uint32_t> free_entries_;
     List lists_[kLists];

@@ -188,8 +188,10 @@ using Message =
                  SealResult, Handover, Forget, Heartbeat, Batch, Echo, Ballast>;
 
 Bytes encode(const Message& message);
-// A batch is the bulk of all traffic: made without a copy through Message.
-Bytes encode_batch(ByteSpan payload);
+// A batch is the bulk of all traffic: made without a copy. `message` is the payload behind
+// kBatchHeadroomBytes that are free (asserted).
+inline constexpr size_t kBatchHeadroomBytes = 1;
+void encode_batch(Bytes& message);
 Result<Message> decode(ByteSpan bytes);
 const char* name_of(const Message& message);
 
