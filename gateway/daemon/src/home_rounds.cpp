@@ -1,5 +1,6 @@
 // When rounds run, and what becomes of them.
 #include <algorithm>
+#include <cmath>
 #include <ctime>
 
 #include "home_service.hpp"
@@ -11,8 +12,10 @@ constexpr uint64_t kSealPatienceNs = 120 * kNsPerSecond;
 // QEMU's own thread works as long on a stream as ours does.
 constexpr double kStreamCpuFactor = 2;
 constexpr double kWireRatioDefault = 0.5;
-constexpr double kRatioBytesMin = 1e6;  // fewer say nothing about it
-constexpr uint32_t kFailuresMax = 5;    // passes in a row, then the VM is examined anew
+constexpr uint64_t kSharesNs = kNsPerSecond;  // between looks at who gets what share
+constexpr double kGuaranteedShare = 0.5;      // of the queues' room; who comes first has the rest
+constexpr double kRatioBytesMin = 1e6;        // fewer say nothing about it
+constexpr uint32_t kFailuresMax = 5;          // passes in a row, then the VM is examined anew
 
 double thread_cpu_s() {
     timespec now{};
@@ -46,6 +49,7 @@ void HomeService::tick() {
         }
     }
     for (auto& [id, vm] : vms_) pump_acts(*vm);
+    share_out();
     schedule_rounds();
     const auto stage = ports_.coordinator.stage();
     const bool over = stage == evacuation::Stage::idle || stage == evacuation::Stage::done ||
@@ -54,6 +58,33 @@ void HomeService::tick() {
     const bool urgent = stage == evacuation::Stage::armed || stage == evacuation::Stage::evacuating;
     if (urgent != urgent_) ports_.reducer.command(to_reducer::Urgent{urgent});
     urgent_ = urgent;
+}
+
+// Shares of the line and of the queues' room: by priority, of the line also by the points' age.
+void HomeService::share_out() {
+    const uint64_t now_ns = ports_.clock.now_ns();
+    if (now_ns < next_shares_ns_) return;
+    next_shares_ns_ = now_ns + kSharesNs;
+    double least = INFINITY, sum = 0;
+    for (const auto& [id, vm] : vms_) least = std::min(least, vm->priority);
+    const auto holds = [](const HomeVm& vm) { return vm.phase == VmPhase::active; };
+    for (const auto& [id, vm] : vms_) {
+        if (holds(*vm)) sum += prestage::share_weight(vm->priority, least);
+    }
+    auto& budget = ports_.reducer.budget();
+    const double guaranteed = kGuaranteedShare * static_cast<double>(budget.budget_pages());
+    // Shares that shrink make room for those that grow.
+    for (const bool grow : {false, true}) {
+        for (const auto& [id, vm] : vms_) {
+            const double share = prestage::share_weight(vm->priority, least) / std::max(sum, 1.0);
+            const auto pages = holds(*vm) ? static_cast<uint64_t>(guaranteed * share) : 0;
+            if ((pages > budget.guaranteed_pages(vm->flow->account)) == grow)
+                budget.guarantee(vm->flow->account, pages);
+            vm->flow->weight.store(
+                prestage::turn_weight(vm->priority, least, rpo_s(*vm), rpo_target_s(*vm)),
+                std::memory_order_relaxed);
+        }
+    }
 }
 
 void HomeService::schedule_rounds() {
@@ -134,6 +165,7 @@ bool HomeService::start_round(HomeVm& vm, prestage::RoundKind kind) {
     request.vm = vm.id;
     request.generation = vm.generation;
     request.epoch = next_epoch(vm);
+    request.account = vm.flow->account;
     request.tag = vm.name;
     const JobContext context = job_context();
     RoundRun run{ports_.clock.now_ns(), 0, kind};

@@ -146,6 +146,7 @@ Status HomeService::load_one(const std::string& path) {
         }
         next_id_ = std::max(next_id_, raw(vm->id) + 1);
         EVAC_TRY(ports_.coordinator.add_vm(vm->id));
+        vm->flow->account = ports_.reducer.budget().open();
         by_name_[vm->name] = vm->id;
         vms_[vm->id] = std::move(vm);
     } catch (const nlohmann::json::exception& e) {
@@ -191,6 +192,7 @@ Result<VmId> HomeService::add(const AddRequest& request) {
     EVAC_TRY(ports_.coordinator.add_vm(vm->id));
     EVAC_TRY(save(*vm));
     const VmId id = vm->id;
+    vm->flow->account = ports_.reducer.budget().open();
     by_name_[vm->name] = id;
     vms_[id] = std::move(vm);
     connect(*vms_[id]);
@@ -218,6 +220,7 @@ Status HomeService::remove(const std::string& name) {
             return [capture] {};
         });
     }
+    ports_.reducer.budget().close(vm->flow->account);
     waiting_.erase(vm->id);
     by_name_.erase(name);
     vms_.erase(vm->id);

@@ -85,6 +85,7 @@ class HomeService {
     void begin_sync(HomeVm& vm);
     void finish_sync(HomeVm& vm);
     void schedule_rounds();
+    void share_out();
     std::vector<prestage::PacedVm> paced_vms(uint64_t now_ns) const;
     prestage::PacingNow pacing_now(uint64_t now_ns) const;
     struct RoundRun {
@@ -129,6 +130,7 @@ class HomeService {
     uint32_t next_id_ = 1;
     prestage::RoundPacing pacing_;
     uint64_t next_ask_ns_ = 0;  // of the pacing
+    uint64_t next_shares_ns_ = 0;
     double line_bytes_per_s_ = 0;
     bool evacuating_ = false;
     bool urgent_ = false;  // prestaging's own ceiling is off: armed or evacuating
