@@ -1,5 +1,6 @@
 #include "evac/prestage/dirty_queue.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -7,17 +8,94 @@
 
 namespace evac::prestage {
 
-bool PageBudget::try_reserve() {
-    uint64_t used = used_pages_.load(std::memory_order_relaxed);
+namespace {
+
+constexpr uint64_t used_of(uint64_t account) {
+    return account & UINT32_MAX;
+}
+constexpr uint64_t guaranteed_of(uint64_t account) {
+    return account >> 32;
+}
+constexpr uint64_t committed_of(uint64_t account) {
+    return std::max(used_of(account), guaranteed_of(account));
+}
+
+}  // namespace
+
+uint64_t PageBudget::commit(uint64_t pages) {
+    uint64_t committed = committed_.load();
+    uint64_t taken = 0;
     do {
-        if (used >= budget_pages_) return false;
-    } while (!used_pages_.compare_exchange_weak(used, used + 1, std::memory_order_relaxed));
+        taken = std::min(pages, budget_pages_ - committed);
+        if (taken == 0) return 0;
+    } while (!committed_.compare_exchange_weak(committed, committed + taken));
+    return taken;
+}
+
+bool PageBudget::try_reserve(Account account) {
+    std::atomic<uint64_t>& word = accounts_[account];
+    uint64_t seen = word.load();
+    while (used_of(seen) < guaranteed_of(seen)) {
+        if (!word.compare_exchange_weak(seen, seen + 1)) continue;
+        used_pages_.fetch_add(1, std::memory_order_relaxed);
+        return true;
+    }
+    if (commit(1) == 0) return false;
+    seen = word.fetch_add(1);
+    // Meanwhile below its guarantee: that room was committed before.
+    if (used_of(seen) < guaranteed_of(seen)) committed_.fetch_sub(1);
+    used_pages_.fetch_add(1, std::memory_order_relaxed);
     return true;
 }
 
-void PageBudget::release(uint64_t pages) {
-    const uint64_t before = used_pages_.fetch_sub(pages, std::memory_order_relaxed);
-    EVAC_ASSERT(before >= pages);
+void PageBudget::release(uint64_t pages, Account account) {
+    const uint64_t before = accounts_[account].fetch_sub(pages);
+    EVAC_ASSERT(used_of(before) >= pages);
+    used_pages_.fetch_sub(pages, std::memory_order_relaxed);
+    committed_.fetch_sub(committed_of(before) - committed_of(before - pages));
+}
+
+uint64_t PageBudget::used_pages(Account account) const {
+    return used_of(accounts_[account].load(std::memory_order_relaxed));
+}
+
+uint64_t PageBudget::guaranteed_pages(Account account) const {
+    return guaranteed_of(accounts_[account].load(std::memory_order_relaxed));
+}
+
+void PageBudget::guarantee(Account account, uint64_t pages) {
+    EVAC_ASSERT(account < kAccounts);
+    if (account == kCommon) return;
+    std::atomic<uint64_t>& word = accounts_[account];
+    const uint64_t old_pages = guaranteed_of(word.load());
+    uint64_t extra = 0;
+    if (pages > old_pages) {
+        extra = commit(pages - old_pages);
+        pages = old_pages + extra;
+    }
+    uint64_t seen = word.load();
+    uint64_t next = 0;
+    do {
+        next = (pages << 32) | used_of(seen);
+    } while (!word.compare_exchange_weak(seen, next));
+    committed_.fetch_sub(extra + committed_of(seen) - committed_of(next));
+}
+
+PageBudget::Account PageBudget::open() {
+    for (Account& account : closed_) {
+        if (used_pages(account) != 0) continue;
+        std::swap(account, closed_.back());
+        const Account reused = closed_.back();
+        closed_.pop_back();
+        return reused;
+    }
+    return opened_ + 1 < kAccounts ? ++opened_ : kCommon;
+}
+
+void PageBudget::close(Account account) {
+    if (account == kCommon) return;
+    guarantee(account, 0);
+    closed_.push_back(account);
 }
 
 uint32_t PagePool::allocate() {
@@ -49,8 +127,9 @@ uint32_t list_of(uint8_t heat, bool obligation) {
 
 }  // namespace
 
-DirtyQueue::DirtyQueue(PagePool& pool, const std::vector<RegionInfo>& regions)
-    : pool_(pool), map_(pool.hash_seed_) {
+DirtyQueue::DirtyQueue(PagePool& pool, const std::vector<RegionInfo>& regions,
+                       PageBudget::Account account)
+    : pool_(pool), account_(account), map_(pool.hash_seed_) {
     EVAC_ASSERT(regions.size() <= kRegionsMax);
     region_pages_.reserve(regions.size());
     for (const RegionInfo& region : regions) {
@@ -137,7 +216,7 @@ EnqueueOutcome DirtyQueue::enqueue(const CapturedPage& page, bool obligation) {
     const uint32_t hash = map_.hash(page.region, page.page);
     const uint32_t at = find(page.region, page.page, hash);
     if (at != kNone) return replace(at, page, obligation);
-    if (!pool_.budget().try_reserve()) return EnqueueOutcome::full;
+    if (!pool_.budget().try_reserve(account_)) return EnqueueOutcome::full;
     return add(page, obligation, hash);
 }
 
@@ -145,7 +224,7 @@ EnqueueOutcome DirtyQueue::enqueue_reserved(const CapturedPage& page, bool oblig
     const uint32_t hash = map_.hash(page.region, page.page);
     const uint32_t at = find(page.region, page.page, hash);
     if (at == kNone) return add(page, obligation, hash);
-    pool_.budget().release();
+    pool_.budget().release(1, account_);
     return replace(at, page, obligation);
 }
 
@@ -193,7 +272,7 @@ std::optional<CapturedPage> DirtyQueue::take() {
     map_.erase(map_.hash(out.region, out.page), at);
     free_entries_.push_back(at);
     --size_;
-    pool_.budget().release();
+    pool_.budget().release(1, account_);
     return out;
 }
 

@@ -256,5 +256,100 @@ TEST(PageBudget, NeverExceedsItsLimitUnderContention) {
     EXPECT_EQ(budget.used_pages(), 0u);
 }
 
+TEST(PageBudget, AFloodLeavesTheOthersTheirShares) {
+    PageBudget budget(100 * kQueuedPageBytes);
+    const auto a = budget.open(), b = budget.open();
+    budget.guarantee(a, 20);
+    budget.guarantee(b, 30);
+    uint64_t held = 0;
+    while (budget.try_reserve(a)) ++held;
+    EXPECT_EQ(held, 70u);  // all that nobody else is guaranteed
+    EXPECT_FALSE(budget.try_reserve());
+    for (int i = 0; i < 30; ++i) EXPECT_TRUE(budget.try_reserve(b)) << i;
+    EXPECT_FALSE(budget.try_reserve(b));
+    budget.release(1, a);
+    EXPECT_TRUE(budget.try_reserve(b));
+    budget.release(31, b);
+    budget.release(69, a);
+    EXPECT_EQ(budget.used_pages(), 0u);
+}
+
+TEST(PageBudget, AGuaranteeGrowsAsRoomComesFree) {
+    PageBudget budget(100 * kQueuedPageBytes);
+    const auto a = budget.open(), b = budget.open();
+    for (int i = 0; i < 90; ++i) ASSERT_TRUE(budget.try_reserve(a));
+    budget.guarantee(b, 50);
+    EXPECT_EQ(budget.guaranteed_pages(b), 10u);
+    budget.release(20, a);
+    ASSERT_TRUE(budget.try_reserve(a));
+    ASSERT_TRUE(budget.try_reserve(PageBudget::kCommon));
+    budget.guarantee(b, 50);
+    EXPECT_EQ(budget.guaranteed_pages(b), 28u);
+    budget.guarantee(b, 0);
+    EXPECT_TRUE(budget.try_reserve(a));
+}
+
+TEST(PageBudget, AnAccountIsUsedAgainWhenItIsEmpty) {
+    PageBudget budget(100 * kQueuedPageBytes);
+    const auto a = budget.open();
+    budget.guarantee(a, 100);
+    ASSERT_TRUE(budget.try_reserve(a));
+    budget.close(a);
+    const auto b = budget.open();
+    EXPECT_NE(b, a);
+    budget.release(1, a);
+    EXPECT_EQ(budget.open(), a);
+    EXPECT_EQ(budget.guaranteed_pages(a), 0u);
+    for (uint32_t i = 3; i < PageBudget::kAccounts; ++i) ASSERT_NE(budget.open(), 0u);
+    EXPECT_EQ(budget.open(), PageBudget::kCommon);
+}
+
+TEST(PageBudget, GuaranteesHoldUnderContention) {
+    PageBudget budget(100 * kQueuedPageBytes);
+    std::array<PageBudget::Account, 3> accounts{budget.open(), budget.open(), budget.open()};
+    budget.guarantee(accounts[0], 20);
+    std::atomic<bool> over{false}, refused{false}, stop{false};
+    std::vector<std::jthread> threads;
+    for (size_t t = 0; t < 3; ++t) {
+        for (int twin = 0; twin < 2; ++twin) {
+            threads.emplace_back([&, t] {
+                Random random(t + 1);
+                uint64_t held = 0;
+                for (int i = 0; i < 30'000; ++i) {
+                    // Two threads share the first account and stay within its guarantee.
+                    const uint64_t most = t == 0 ? 10 : 200;
+                    if (held < most && budget.try_reserve(accounts[t])) {
+                        ++held;
+                    } else if (t == 0 && held < most) {
+                        refused = true;
+                    }
+                    if (budget.used_pages() > 100 + 6) over = true;  // its count is relaxed
+                    if (random.chance(0.3) && held != 0) {
+                        const uint64_t back = 1 + random.below(held);
+                        budget.release(back, accounts[t]);
+                        held -= back;
+                    }
+                }
+                budget.release(held, accounts[t]);
+            });
+        }
+    }
+    std::jthread changing([&] {
+        for (uint64_t i = 0; !stop; ++i) budget.guarantee(accounts[1], i % 40);
+    });
+    threads.clear();
+    stop = true;
+    changing.join();
+    EXPECT_FALSE(over);
+    EXPECT_FALSE(refused);
+    EXPECT_EQ(budget.used_pages(), 0u);
+    budget.guarantee(accounts[0], 0);
+    budget.guarantee(accounts[1], 0);
+    uint64_t all = 0;
+    while (budget.try_reserve(accounts[2])) ++all;
+    EXPECT_EQ(all, 100u);  // nothing of the common room was lost
+    budget.release(all, accounts[2]);
+}
+
 }  // namespace
 }  // namespace evac::prestage

@@ -140,6 +140,7 @@ HttpResponse add_vm(App& app, const HttpRequest& r) {
     request.qmp_path = fields.text("qmp", "");
     request.priority = fields.number("priority", 1, 1, 1e6);
     request.max_downtime_ms = fields.number("max_downtime_ms", 1000, 1, 1e9);
+    request.rpo_target_s = fields.number("rpo_target_s", 0, 0, 604'800);
     const Status checked = fields.finish();
     if (!checked.ok()) return error_response(checked.error());
     auto id = app.home().add(request);

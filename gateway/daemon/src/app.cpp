@@ -317,6 +317,7 @@ void App::tick() {
     plans_->tick(coordinator_->stage() == evacuation::Stage::evacuating);
     if (!machines_started_ && away_->ready()) restart_machines();
     if (!machines_started_) return;
+    home_->set_line(prestage_bytes_per_s());
     home_->tick();
     execute(coordinator_->tick(now()));
     execute(desk_->tick(now()));

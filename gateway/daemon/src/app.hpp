@@ -114,6 +114,7 @@ class App {
     void notify_systemd();
     void reload_tls();
     void share_the_line();
+    double prestage_bytes_per_s() const;  // what the line carries; 0 = not known
     double switchover_ms(const HomeVm& vm) const;
     Status begin_evacuation(const EvacuateRequest& request);
     void pursue_order();

@@ -36,11 +36,12 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
         item.fingerprint = page.fingerprint;
         item.heat = page.heat;
         item.is_zero = page.is_zero;
+        item.account = request_.account;
         if (context_.reducer.push(request_.lane, std::move(item), request_.final_pass,
                                   page.bytes)) {
             return true;
         }
-        context_.reducer.budget().release();
+        context_.reducer.budget().release(1, request_.account);
         return false;
     }
 
@@ -71,10 +72,10 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
     // is the point.
     bool reserve() {
         auto& budget = context_.reducer.budget();
-        if (budget.try_reserve()) return true;
+        if (budget.try_reserve(request_.account)) return true;
         if (!request_.final_pass) return false;
         const uint64_t deadline_ns = context_.clock.now_ns() + kFinalWaitNs;
-        while (!budget.try_reserve()) {
+        while (!budget.try_reserve(request_.account)) {
             if (set_.cancel || context_.clock.now_ns() >= deadline_ns) return false;
             ::usleep(500);
         }

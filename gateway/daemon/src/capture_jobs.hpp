@@ -44,7 +44,9 @@ struct PassRequest {
     VmId vm{};
     uint32_t generation = 0;
     Epoch epoch{};
-    size_t lane = 0;          // capture worker
+    size_t lane = 0;  // capture worker
+    // Of the VM's flow: what its pages are charged to, here and in its queue.
+    prestage::PageBudget::Account account = prestage::PageBudget::kCommon;
     bool final_pass = false;  // the guest was stopped and stays so
     std::string tag;          // of files
 };

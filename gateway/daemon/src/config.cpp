@@ -319,6 +319,7 @@ class Parser {
         prestage.interval_s = p.number("interval_s", prestage.interval_s, 0.1, 86'400);
         prestage.rpo_target_s = p.number("rpo_target_s", prestage.rpo_target_s, 0.1, 604'800);
         prestage.cpu_share = p.number("cpu_share", prestage.cpu_share, 0.01, 64);
+        prestage.rounds_at_once = p.whole("rounds_at_once", prestage.rounds_at_once, 1, 2);
         prestage.ceiling_mbit = p.number("ceiling_mbit", prestage.ceiling_mbit, 0, 400'000);
         prestage.scavenge = p.choice("scavenge", "yes", {"yes", "no"}) == "yes";
         prestage.queue_mib = p.whole("queue_mib", prestage.queue_mib, 16, 1 << 20);

@@ -181,6 +181,7 @@ void HomeService::act_capture(const Act& act, HomeVm& vm) {
     request.vm = vm.id;
     request.generation = vm.generation;
     request.epoch = next_epoch(vm);
+    request.account = vm.flow->account;
     request.final_pass = true;
     request.tag = vm.name;
     ports_.reducer.command(

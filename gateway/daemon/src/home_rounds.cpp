@@ -1,5 +1,7 @@
 // When rounds run, and what becomes of them.
 #include <algorithm>
+#include <cmath>
+#include <ctime>
 
 #include "home_service.hpp"
 
@@ -7,10 +9,28 @@ namespace evac::daemon {
 namespace {
 
 constexpr uint64_t kSealPatienceNs = 120 * kNsPerSecond;
-constexpr size_t kRoundsAtOnce = 1;
-constexpr double kRpoShare =
-    0.6;  // of the RPO target: an older copy is refreshed before any other work
-constexpr uint32_t kFailuresMax = 5;  // passes in a row, then the VM is examined anew
+// QEMU's own thread works as long on a stream as ours does.
+constexpr double kStreamCpuFactor = 2;
+constexpr double kWireRatioDefault = 0.5;
+constexpr uint64_t kSharesNs = kNsPerSecond;  // between looks at who gets what share
+constexpr double kGuaranteedShare = 0.5;      // of the queues' room; who comes first has the rest
+constexpr double kRatioBytesMin = 1e6;        // fewer say nothing about it
+constexpr uint32_t kFailuresMax = 5;          // passes in a row, then the VM is examined anew
+
+double thread_cpu_s() {
+    timespec now{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
+}
+
+double age_s(uint64_t now_ns, uint64_t then_ns) {
+    return then_ns == 0 ? -1 : static_cast<double>(now_ns - then_ns) / 1e9;
+}
+
+double wire_ratio(uint64_t raw_bytes, uint64_t wire_bytes) {
+    if (static_cast<double>(raw_bytes) < kRatioBytesMin) return kWireRatioDefault;
+    return std::clamp(static_cast<double>(wire_bytes) / static_cast<double>(raw_bytes), 0.01, 1.1);
+}
 
 }  // namespace
 
@@ -29,6 +49,7 @@ void HomeService::tick() {
         }
     }
     for (auto& [id, vm] : vms_) pump_acts(*vm);
+    share_out();
     schedule_rounds();
     const auto stage = ports_.coordinator.stage();
     const bool over = stage == evacuation::Stage::idle || stage == evacuation::Stage::done ||
@@ -39,53 +60,94 @@ void HomeService::tick() {
     urgent_ = urgent;
 }
 
+// Shares of the line and of the queues' room: by priority, of the line also by the points' age.
+void HomeService::share_out() {
+    const uint64_t now_ns = ports_.clock.now_ns();
+    if (now_ns < next_shares_ns_) return;
+    next_shares_ns_ = now_ns + kSharesNs;
+    double least = INFINITY, sum = 0;
+    for (const auto& [id, vm] : vms_) least = std::min(least, vm->priority);
+    const auto holds = [](const HomeVm& vm) { return vm.phase == VmPhase::active; };
+    for (const auto& [id, vm] : vms_) {
+        if (holds(*vm)) sum += prestage::share_weight(vm->priority, least);
+    }
+    auto& budget = ports_.reducer.budget();
+    const double guaranteed = kGuaranteedShare * static_cast<double>(budget.budget_pages());
+    // Shares that shrink make room for those that grow.
+    for (const bool grow : {false, true}) {
+        for (const auto& [id, vm] : vms_) {
+            const double share = prestage::share_weight(vm->priority, least) / std::max(sum, 1.0);
+            const auto pages = holds(*vm) ? static_cast<uint64_t>(guaranteed * share) : 0;
+            if ((pages > budget.guaranteed_pages(vm->flow->account)) == grow)
+                budget.guarantee(vm->flow->account, pages);
+            vm->flow->weight.store(
+                prestage::turn_weight(vm->priority, least, rpo_s(*vm), rpo_target_s(*vm)),
+                std::memory_order_relaxed);
+        }
+    }
+}
+
 void HomeService::schedule_rounds() {
     const uint64_t now_ns = ports_.clock.now_ns();
-    if (!ports_.link.up() || now_ns < next_round_ns_) return;
+    if (!ports_.link.up() || now_ns < next_ask_ns_) return;
     // In an evacuation only first copies are made, and not in the way of the last passes.
     const size_t idle_needed = evacuating_ ? 2 : 1;
-    while (rounds_running_ < kRoundsAtOnce && ports_.workers.idle() >= idle_needed) {
-        HomeVm* vm = next_due(now_ns);
-        if (vm == nullptr) return;
-        start_round(*vm);
+    while (ports_.workers.idle() >= idle_needed) {
+        const auto next = pacing_.next(paced_vms(now_ns), pacing_now(now_ns));
+        next_ask_ns_ = next.ask_again_ns;
+        HomeVm* vm = next.vm ? find(*next.vm) : nullptr;
+        if (vm == nullptr || !start_round(*vm, next.kind)) return;
     }
 }
 
-HomeVm* HomeService::next_due(uint64_t now_ns) {
-    const auto interval_ns = static_cast<uint64_t>(ports_.config.prestage.interval_s *
-                                                   static_cast<double>(kNsPerSecond));
-    const auto& budget = ports_.reducer.budget();
-    HomeVm* best = nullptr;
-    double best_worth = 0;
-    for (auto& [id, vm] : vms_) {
-        if (vm->phase != VmPhase::active || vm->busy || raw(vm->awaiting) != 0) continue;
-        if (evacuating_ && vm->sealed_once()) continue;
+// What is known of every VM whose rounds may run.
+std::vector<prestage::PacedVm> HomeService::paced_vms(uint64_t now_ns) const {
+    std::vector<prestage::PacedVm> out;
+    for (const auto& [id, vm] : vms_) {
         const auto* handover = ports_.coordinator.find(id);
-        if (handover == nullptr || !handover->may_prestage()) continue;
-        // After a pass that did not fit, the next begins when most of the queue has gone.
-        if (vm->last_incomplete && budget.used_pages() * 4 > budget.budget_pages()) continue;
-        if (!vm->last_incomplete && vm->last_start_ns != 0 &&
-            now_ns - vm->last_start_ns < interval_ns)
+        if (vm->phase != VmPhase::active || handover == nullptr || !handover->may_prestage())
             continue;
-        const double worth = round_worth(*vm, now_ns);
-        if (best != nullptr && worth <= best_worth) continue;
-        best = vm.get();
-        best_worth = worth;
+        prestage::PacedVm paced;
+        paced.vm = id;
+        paced.priority = vm->priority;
+        paced.rpo_target_s = rpo_target_s(*vm);
+        paced.point_age_s = vm->sealed_once() ? std::max(rpo_s(*vm), 0.0) : -1;
+        paced.pass_age_s = age_s(now_ns, vm->last_start_ns);
+        paced.ready = !vm->busy && raw(vm->awaiting) == 0;
+        paced.last_incomplete = vm->last_incomplete;
+        paced.measured = !vm->dirty_model.empty();
+        paced.dirty = vm->dirty_terms;
+        paced.seal_s = vm->seal_time.safe();
+        paced.refresh_s = vm->refresh_time.safe();
+        paced.drain_s = vm->drain_time.safe();
+        paced.cpu_s = vm->cpu_time.typical();
+        paced.pause_s = vm->pause_time.typical();
+        out.push_back(std::move(paced));
     }
-    return best;
+    return out;
 }
 
-// What a round of this VM would take off the evacuation, per second of this host's work: bytes
-// written since its last point by the time that a round takes. A copy that nears its RPO target
-// goes first, the stalest before all.
-double HomeService::round_worth(const HomeVm& vm, uint64_t now_ns) const {
-    const double age_s =
-        vm.last_point_ns == 0 ? 1e6 : static_cast<double>(now_ns - vm.last_point_ns) / 1e9;
-    if (age_s > kRpoShare * ports_.config.prestage.rpo_target_s || vm.history.entries.empty())
-        return 1e9 + age_s;
-    const auto& last = vm.history.entries.back();
-    const double rate_mib_s = last.interval_s > 0 ? last.changed_mib / last.interval_s : 1;
-    return age_s * (rate_mib_s + 0.01) / std::max(last.duration_s, 0.01);
+prestage::PacingNow HomeService::pacing_now(uint64_t now_ns) const {
+    const auto& budget = ports_.reducer.budget();
+    uint64_t raw_bytes = 0, wire_bytes = 0;
+    for (const auto& [id, vm] : vms_) {
+        raw_bytes += vm->flow->raw_bytes;
+        wire_bytes += vm->flow->wire_bytes;
+    }
+    prestage::PacingNow now;
+    now.now_ns = now_ns;
+    now.link_bytes_per_s = line_bytes_per_s_;
+    now.waiting_bytes = budget.used_pages() * kPageBytes;
+    now.queue_bytes = budget.budget_pages() * kPageBytes;
+    now.wire_ratio = wire_ratio(raw_bytes, wire_bytes);
+    now.first_copies_only = evacuating_;
+    return now;
+}
+
+double HomeService::drain_s(const HomeVm& vm) const {
+    const double wire_bytes = static_cast<double>(vm.flow->queued_bytes) *
+                              wire_ratio(vm.flow->raw_bytes, vm.flow->wire_bytes);
+    return line_bytes_per_s_ > 0 ? wire_bytes / line_bytes_per_s_ : -1;
 }
 
 Epoch HomeService::next_epoch(HomeVm& vm) {
@@ -98,45 +160,43 @@ Epoch HomeService::next_epoch(HomeVm& vm) {
     return Epoch{vm.epoch};
 }
 
-void HomeService::start_round(HomeVm& vm) {
-    vm.busy = true;
-    ++rounds_running_;
+bool HomeService::start_round(HomeVm& vm, prestage::RoundKind kind) {
     PassRequest request;
     request.vm = vm.id;
     request.generation = vm.generation;
     request.epoch = next_epoch(vm);
+    request.account = vm.flow->account;
     request.tag = vm.name;
     const JobContext context = job_context();
-    const uint64_t started_ns = ports_.clock.now_ns();
+    RoundRun run{ports_.clock.now_ns(), 0, kind};
     auto capture = vm.examined.capture;
     const bool live = vm.examined.facts.background_snapshot;
     const bool submitted = ports_.workers.submit(
-        [this, context, request, capture, live, started_ns](size_t worker) mutable -> Completion {
+        [this, context, request, capture, live, run](size_t worker) mutable -> Completion {
             request.lane = worker;
+            const double before_s = thread_cpu_s();
             auto result =
                 std::make_shared<Result<PassResult>>(run_pass(context, *capture, live, request));
-            return [this, request, result, started_ns] {
-                round_done(request.vm, request.generation, std::move(*result), started_ns);
+            run.cpu_s = thread_cpu_s() - before_s;
+            return [this, request, result, run] {
+                round_done(request.vm, request.generation, std::move(*result), run);
             };
         });
-    if (!submitted) {
-        vm.busy = false;
-        --rounds_running_;
-    }
+    if (!submitted) return false;
+    vm.busy = true;
+    pacing_.started(vm.id, vm.cpu_time.typical());
+    return true;
 }
 
 void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> result,
-                             uint64_t started_ns) {
-    --rounds_running_;
+                             const RoundRun& run) {
     const uint64_t now_ns = ports_.clock.now_ns();
-    const uint64_t took_ns = now_ns - started_ns;
-    bool first_staging = false;
-    for (const auto& [other_id, other] : vms_)
-        first_staging = first_staging || (other->phase == VmPhase::active && !other->sealed_once());
-    const double share = first_staging ? std::max(0.8, ports_.config.prestage.cpu_share)
-                                       : ports_.config.prestage.cpu_share;
-    const double rest = share >= 1 ? 0 : static_cast<double>(took_ns) * (1 / share - 1);
-    next_round_ns_ = now_ns + static_cast<uint64_t>(rest);
+    const uint64_t started_ns = run.started_ns;
+    const bool refresh = run.kind == prestage::RoundKind::refresh;
+    const double took_s = static_cast<double>(now_ns - started_ns) / 1e9;
+    const double cpu_s = run.cpu_s * (refresh ? 1 : kStreamCpuFactor);
+    pacing_.finished(id, cpu_s);
+    next_ask_ns_ = 0;
     HomeVm* vm = find(id);
     if (vm == nullptr) return;
     vm->busy = false;
@@ -159,22 +219,10 @@ void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> re
         return;
     }
     vm->failures = 0;
-    vm->last_incomplete = !result->complete;
+    vm->last_incomplete = refresh ? result->round.pages_dropped != 0 : !result->complete;
     vm->detail.clear();
-    PassHistory::Entry entry;
-    entry.interval_s = interval_s;
-    entry.changed_mib =
-        static_cast<double>((result->round.pages_changed + result->disk_pages_changed) *
-                            kPageBytes) /
-        static_cast<double>(kMiB);
-    entry.pause_ms = static_cast<double>(result->round.pause_ns) / 1e6;
-    entry.pause_upper_ms = static_cast<double>(result->round.pause_upper_ns) / 1e6;
-    entry.duration_s = static_cast<double>(took_ns) / 1e9;
-    vm->history.add(entry);
-    vm->dirty_model.add(entry.interval_s, entry.changed_mib);
-    vm->dirty_terms =
-        vm->dirty_model.fit(static_cast<double>(vm->total_bytes()) / static_cast<double>(kMiB));
-    if (result->complete) {
+    remember_round(*vm, *result, run, {interval_s, took_s, cpu_s});
+    if (!refresh && result->complete) {
         vm->last_point_ns = started_ns;
         vm->awaiting = result->round.epoch;
         vm->awaiting_since_ns = now_ns;
@@ -184,13 +232,36 @@ void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> re
     run_next(id);
 }
 
+void HomeService::remember_round(HomeVm& vm, const PassResult& result, const RoundRun& run,
+                                 const RoundTimes& times) {
+    PassHistory::Entry entry;
+    entry.interval_s = times.interval_s;
+    entry.changed_mib =
+        static_cast<double>((result.round.pages_changed + result.disk_pages_changed) * kPageBytes) /
+        static_cast<double>(kMiB);
+    entry.pause_ms = static_cast<double>(result.round.pause_ns) / 1e6;
+    entry.pause_upper_ms = static_cast<double>(result.round.pause_upper_ns) / 1e6;
+    entry.duration_s = times.took_s;
+    entry.kind = run.kind;
+    vm.history.add(entry);
+    const bool refresh = run.kind == prestage::RoundKind::refresh;
+    (refresh ? vm.refresh_time : vm.seal_time).add(times.took_s);
+    if (!refresh) vm.pause_time.add(entry.pause_ms / 1000);
+    vm.cpu_time.add(times.cpu_s);
+    vm.dirty_model.add(entry.interval_s, entry.changed_mib);
+    vm.dirty_terms =
+        vm.dirty_model.fit(static_cast<double>(vm.total_bytes()) / static_cast<double>(kMiB));
+}
+
 void HomeService::on_seal_result(const protocol::SealResult& m) {
     HomeVm* vm = find(m.vm);
     if (vm == nullptr) return;
     ports_.reducer.command(to_reducer::SealAnswered{m.vm, m.epoch});
     if (vm->awaiting != m.epoch) return;
     vm->awaiting = Epoch{};
+    next_ask_ns_ = 0;
     if (m.ok) {
+        vm->drain_time.add(age_s(ports_.clock.now_ns(), vm->awaiting_since_ns));
         vm->sealed = m.epoch;
         vm->sealed_point_unix_ms = vm->awaiting_point_unix_ms;
         return;

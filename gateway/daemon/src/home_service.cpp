@@ -73,7 +73,12 @@ const char* to_string(VmPhase phase) {
 }
 
 HomeService::HomeService(Ports ports, uint64_t fingerprint_seed)
-    : ports_(std::move(ports)), seed_(fingerprint_seed), started_ns_(ports_.clock.now_ns()) {}
+    : ports_(std::move(ports)),
+      seed_(fingerprint_seed),
+      started_ns_(ports_.clock.now_ns()),
+      pacing_({ports_.config.prestage.cpu_share,
+               static_cast<uint32_t>(ports_.config.prestage.rounds_at_once),
+               ports_.config.prestage.interval_s}) {}
 
 JobContext HomeService::job_context() const {
     return {ports_.reducer,
@@ -95,6 +100,7 @@ Status HomeService::save(const HomeVm& vm) const {
                                 {"qmp", vm.qmp_path},
                                 {"priority", vm.priority},
                                 {"max_downtime_ms", vm.max_downtime_ms},
+                                {"rpo_target_s", vm.rpo_target_s},
                                 {"epoch_reserved", vm.epoch_reserved},
                                 {"facts", vm.examined.facts.ram_blocks.empty()
                                               ? std::string()
@@ -127,6 +133,7 @@ Status HomeService::load_one(const std::string& path) {
         vm->qmp_path = record.at("qmp").get<std::string>();
         vm->priority = record.at("priority").get<double>();
         vm->max_downtime_ms = record.at("max_downtime_ms").get<double>();
+        vm->rpo_target_s = record.value("rpo_target_s", 0.0);
         vm->epoch_reserved = record.at("epoch_reserved").get<uint32_t>();
         vm->epoch = vm->epoch_reserved;
         vm->examined.argv = record.at("argv").get<std::vector<std::string>>();
@@ -139,6 +146,7 @@ Status HomeService::load_one(const std::string& path) {
         }
         next_id_ = std::max(next_id_, raw(vm->id) + 1);
         EVAC_TRY(ports_.coordinator.add_vm(vm->id));
+        vm->flow->account = ports_.reducer.budget().open();
         by_name_[vm->name] = vm->id;
         vms_[vm->id] = std::move(vm);
     } catch (const nlohmann::json::exception& e) {
@@ -180,9 +188,11 @@ Result<VmId> HomeService::add(const AddRequest& request) {
     vm->qmp_path = request.qmp_path;
     vm->priority = request.priority;
     vm->max_downtime_ms = request.max_downtime_ms;
+    vm->rpo_target_s = request.rpo_target_s;
     EVAC_TRY(ports_.coordinator.add_vm(vm->id));
     EVAC_TRY(save(*vm));
     const VmId id = vm->id;
+    vm->flow->account = ports_.reducer.budget().open();
     by_name_[vm->name] = id;
     vms_[id] = std::move(vm);
     connect(*vms_[id]);
@@ -210,6 +220,7 @@ Status HomeService::remove(const std::string& name) {
             return [capture] {};
         });
     }
+    ports_.reducer.budget().close(vm->flow->account);
     waiting_.erase(vm->id);
     by_name_.erase(name);
     vms_.erase(vm->id);
@@ -414,6 +425,7 @@ void HomeService::on_fingerprints(protocol::Fingerprints&& m) {
 
 void HomeService::finish_sync(HomeVm& vm) {
     vm.phase = VmPhase::active;
+    next_ask_ns_ = 0;
     vm.detail.clear();
     ports_.log.info("vm " + vm.name + ": synchronised with the peer's copy, prestaging");
 }

@@ -13,6 +13,7 @@
 #include "capture_jobs.hpp"
 #include "config.hpp"
 #include "evac/evacuation/coordinator.hpp"
+#include "evac/prestage/round_pacing.hpp"
 #include "home_vm.hpp"
 #include "peer_link.hpp"
 #include "worker_pool.hpp"
@@ -53,6 +54,7 @@ class HomeService {
         std::string name, qmp_path;
         double priority = 1;
         double max_downtime_ms = 1000;
+        double rpo_target_s = 0;  // 0 = the configured
     };
     Result<VmId> add(const AddRequest& request);
     Status remove(const std::string& name);
@@ -64,6 +66,12 @@ class HomeService {
     void execute(const evacuation::Act& act);
     bool protected_now(const HomeVm& vm) const;  // a sealed copy within the RPO target
     double rpo_s(const HomeVm& vm) const;        // age of the newest recovery point; < 0 = none
+    double rpo_target_s(const HomeVm& vm) const {
+        return vm.rpo_target_s > 0 ? vm.rpo_target_s : ports_.config.prestage.rpo_target_s;
+    }
+    double drain_s(const HomeVm& vm) const;  // of its backlog, alone on the line; < 0 = not known
+    double rpo_stretch() const { return pacing_.stretch(); }  // > 1: not all targets can be kept
+    void set_line(double bytes_per_s) { line_bytes_per_s_ = bytes_per_s; }  // 0 = not known
 
   private:
     static constexpr uint32_t kEpochsReserved = 1000;
@@ -77,10 +85,21 @@ class HomeService {
     void begin_sync(HomeVm& vm);
     void finish_sync(HomeVm& vm);
     void schedule_rounds();
-    HomeVm* next_due(uint64_t now_ns);
-    double round_worth(const HomeVm& vm, uint64_t now_ns) const;
-    void start_round(HomeVm& vm);
-    void round_done(VmId id, uint32_t generation, Result<PassResult> result, uint64_t started_ns);
+    void share_out();
+    std::vector<prestage::PacedVm> paced_vms(uint64_t now_ns) const;
+    prestage::PacingNow pacing_now(uint64_t now_ns) const;
+    struct RoundRun {
+        uint64_t started_ns = 0;
+        double cpu_s = 0;  // of our worker
+        prestage::RoundKind kind{};
+    };
+    struct RoundTimes {
+        double interval_s = 0, took_s = 0, cpu_s = 0;
+    };
+    bool start_round(HomeVm& vm, prestage::RoundKind kind);
+    void round_done(VmId id, uint32_t generation, Result<PassResult> result, const RoundRun& run);
+    void remember_round(HomeVm& vm, const PassResult& result, const RoundRun& run,
+                        const RoundTimes& times);
     void lose_vm(HomeVm& vm, const std::string& why);
     Epoch next_epoch(HomeVm& vm);
     // Runs `body` on a worker with the VM's capture set, then `done` here; waits for its turn while
@@ -109,8 +128,10 @@ class HomeService {
     std::map<VmId, std::deque<std::function<void(HomeVm&)>>>
         waiting_;  // per busy VM; a handful of acts at most
     uint32_t next_id_ = 1;
-    uint64_t next_round_ns_ = 0;  // CPU share: no pass before
-    uint32_t rounds_running_ = 0;
+    prestage::RoundPacing pacing_;
+    uint64_t next_ask_ns_ = 0;  // of the pacing
+    uint64_t next_shares_ns_ = 0;
+    double line_bytes_per_s_ = 0;
     bool evacuating_ = false;
     bool urgent_ = false;  // prestaging's own ceiling is off: armed or evacuating
 };

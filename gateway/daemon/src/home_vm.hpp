@@ -12,6 +12,7 @@
 #include "evac/prestage/dirty_model.hpp"
 #include "evac/prestage/enrolment.hpp"
 #include "evac/prestage/round.hpp"
+#include "evac/prestage/round_pacing.hpp"
 #include "evac/protocol/messages.hpp"
 #include "evac/qmp/client.hpp"
 #include "evac/storage_sync/disk_capture.hpp"
@@ -67,6 +68,7 @@ struct PassHistory {
         double pause_ms = 0;
         double pause_upper_ms = 0;
         double duration_s = 0;
+        prestage::RoundKind kind{};
     };
     std::deque<Entry> entries;
     uint64_t count = 0;
@@ -83,6 +85,7 @@ struct HomeVm {
     std::string name, uuid, qmp_path;
     double priority = 1;
     double max_downtime_ms = 1000;
+    double rpo_target_s = 0;  // its own; 0 = the configured
     VmPhase phase = VmPhase::offline;
     std::string detail;
 
@@ -106,6 +109,8 @@ struct HomeVm {
     int64_t sealed_point_unix_ms = 0;
     uint32_t failures = 0;  // passes in a row
     PassHistory history;
+    // Of its rounds: for their pacing.
+    prestage::Estimate seal_time, refresh_time, drain_time, cpu_time, pause_time;
     prestage::DirtyModel dirty_model;
     std::vector<prestage::DirtyTerm> dirty_terms;  // its fit after the last pass
 

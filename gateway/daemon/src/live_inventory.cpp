@@ -56,6 +56,13 @@ planner::Inventory App::inventory() const {
     return inventory;
 }
 
+double App::prestage_bytes_per_s() const {
+    double mbit = goodput_mbit_ > 1 ? std::min(goodput_mbit_, config_.wan.ceiling_mbit) : 0;
+    const double ceiling_mbit = config_.prestage.ceiling_mbit;
+    if (ceiling_mbit > 0) mbit = mbit > 0 ? std::min(mbit, ceiling_mbit) : ceiling_mbit;
+    return mbit * 1e6 / 8;
+}
+
 PlanDesk::Evacuating App::evacuating() const {
     const auto progress = coordinator_->progress(now());
     std::map<std::string, planner::VmState> states;

@@ -14,6 +14,7 @@ namespace {
 
 constexpr size_t kItemsPerTurn = 512;  // captured pages taken over before the link gets its turn
 constexpr size_t kPagesPerTurn = 32;   // pages reduced before the rings are looked at again
+constexpr uint64_t kPageChargeBytes = 64;  // a page's work, in bytes of the line, beside its own
 constexpr int kIdlePollMs = 100;
 constexpr uint64_t kPushWaitNs =
     20 * kNsPerMs;  // a live capture may stall a guest's write for so long
@@ -45,7 +46,10 @@ Result<std::unique_ptr<ReducerStage>> ReducerStage::create(const ReducerOptions&
         reducer_options, std::move(*hasher), index, [raw_stage](dedup::EncodedBatch&& batch) {
             protocol::encode_batch(batch.message);
             const auto vm = raw_stage->vms_.find(batch.vm);
-            if (vm != raw_stage->vms_.end()) vm->second.flow->wire_bytes += batch.message.size();
+            if (vm != raw_stage->vms_.end()) {
+                vm->second.flow->wire_bytes += batch.message.size();
+                raw_stage->charge(vm->second, batch.message.size());
+            }
             raw_stage->tokens_bytes_ -= static_cast<double>(batch.message.size());
             if (raw_stage->options_.zstd_level == 0) raw_stage->tune(batch);
             const wan::Class cls = class_of_lane(batch.lane);
@@ -196,7 +200,7 @@ void ReducerStage::handle(to_reducer::AddVm& c) {
     vm.generation = c.generation;
     vm.flow = std::move(c.flow);
     vm.regions = std::move(c.regions);
-    vm.queue = std::make_unique<prestage::DirtyQueue>(pool_, vm.regions);
+    vm.queue = std::make_unique<prestage::DirtyQueue>(pool_, vm.regions, vm.flow->account);
     for (size_t i = 0; i < vm.regions.size(); ++i) {
         const uint64_t pages = (vm.regions[i].size_bytes + kPageBytes - 1) / kPageBytes;
         const auto set = reducer_->set_region(c.vm, RegionId{static_cast<uint16_t>(i)},
@@ -318,7 +322,7 @@ void ReducerStage::take_item(LaneSlot& slot) {
         return;
     }
     if (!wanted) {
-        pool_.budget().release();
+        pool_.budget().release(1, item.account);
         return;
     }
     Vm& vm = found->second;
@@ -345,7 +349,12 @@ bool ReducerStage::ceiling_reached() {
     return tokens_bytes_ <= 0;
 }
 
-// Final passes first, by rank; the others in turn, a batch's worth of pages each.
+void ReducerStage::charge(Vm& vm, uint64_t bytes) {
+    turns_.charge(vm.turn, bytes, vm.flow->weight.load(std::memory_order_relaxed));
+}
+
+// Final passes first, by rank; the others by their shares of the line, a batch's worth of pages
+// each.
 ReducerStage::Vm* ReducerStage::next_vm(VmId& id) {
     Vm* best = nullptr;
     uint64_t final_bytes = 0;
@@ -368,11 +377,14 @@ ReducerStage::Vm* ReducerStage::next_vm(VmId& id) {
         Vm& vm = at->second;
         if (!vm.active || vm.final_mode || vm.sent_seal) continue;
         if (vm.queue->empty() && !vm.obligation && reducer_->open_pages(at->first) == 0) continue;
-        cursor_ = at->first;
+        if (best != nullptr && turns_.rank(best->turn) <= turns_.rank(vm.turn)) continue;
+        best = &vm;
         id = at->first;
-        return &vm;
     }
-    return nullptr;
+    if (best == nullptr) return nullptr;
+    cursor_ = id;
+    turns_.serve(best->turn);
+    return best;
 }
 
 bool ReducerStage::send_some() {
@@ -402,6 +414,7 @@ bool ReducerStage::reduce(VmId id, Vm& vm) {
         items_.push_back(item);
     }
     const size_t pages = items_.size();
+    charge(vm, pages * kPageChargeBytes);
     reducer_->add_all(items_);
     const bool sealed = vm.queue->empty() && try_seal(id, vm);
     // Nothing more comes at the moment: what is open must not wait for a full batch, unless the

@@ -28,6 +28,7 @@
 #include "evac/dedup/reducer.hpp"
 #include "evac/dedup/tuner.hpp"
 #include "evac/prestage/dirty_queue.hpp"
+#include "evac/prestage/fair_turns.hpp"
 #include "evac/protocol/messages.hpp"
 #include "evac/wan/transport.hpp"
 #include "event_fd.hpp"
@@ -54,7 +55,8 @@ struct CapturedItem {
     Fingerprint fingerprint{};
     uint8_t heat = 0;
     bool is_zero = false;
-    std::unique_ptr<RoundEnd> end;  // set: this is no page
+    prestage::PageBudget::Account account = prestage::PageBudget::kCommon;  // it is charged to
+    std::unique_ptr<RoundEnd> end;                                          // set: this is no page
 };
 
 // What a lane is made of: no page is allocated on its way.
@@ -66,6 +68,9 @@ struct LaneSlot {
 // What anyone may read of a VM's flow; written by the reducer thread (prestage drops by capture
 // workers).
 struct VmFlow {
+    // Set by the control thread: its account in the queues' budget, its share of the line.
+    prestage::PageBudget::Account account = prestage::PageBudget::kCommon;
+    std::atomic<double> weight{1};
     std::atomic<uint64_t> queued_pages{0};
     std::atomic<uint64_t> queued_bytes{0};  // content, zero pages not counted
     std::atomic<uint64_t> sent_pages{0};    // taken from the queue and reduced
@@ -210,6 +215,7 @@ class ReducerStage {
         Epoch final_epoch{};
         bool final_mode = false;
         uint32_t rank = 0;
+        prestage::Turn turn;
     };
     struct Outgoing {
         wan::Class cls{};
@@ -236,6 +242,7 @@ class ReducerStage {
     void take_item(LaneSlot& slot);
     bool send_some();
     Vm* next_vm(VmId& id);
+    void charge(Vm& vm, uint64_t bytes);
     bool reduce(VmId id, Vm& vm);
     bool try_seal(VmId id, Vm& vm);
     void send_seal(VmId id, Vm& vm);
@@ -269,6 +276,7 @@ class ReducerStage {
 
     std::map<VmId, Vm> vms_;
     VmId cursor_{};
+    prestage::FairTurns turns_;
     wan::SessionId session_{};
     std::array<std::deque<Outgoing>, wan::kClasses>
         outgoing_;  // a few per class: at most what one reduce() emits

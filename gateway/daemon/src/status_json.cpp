@@ -48,7 +48,7 @@ std::string state_of(App& app, const HomeVm& vm) {
     }
     if (vm.phase != VmPhase::active) return to_string(vm.phase);
     if (!vm.sealed_once()) return "initialising";
-    return app.home().rpo_s(vm) <= app.config().prestage.rpo_target_s ? "protected" : "behind";
+    return app.home().rpo_s(vm) <= app.home().rpo_target_s(vm) ? "protected" : "behind";
 }
 
 Json rungs_json(const std::array<dedup::RungStats, dedup::kRungCount>& rungs) {
@@ -125,7 +125,7 @@ Json vm_json(App& app, const HomeVm& vm) {
         {"pause_upper_ms_max",
          rounded(percentile(vm.history, &PassHistory::Entry::pause_upper_ms, 1))},
         {"round_s_median", rounded(percentile(vm.history, &PassHistory::Entry::duration_s, 0.5))}};
-    out["rpo_target_s"] = app.config().prestage.rpo_target_s;
+    out["rpo_target_s"] = app.home().rpo_target_s(vm);
     out["rpo_s"] = rpo_s < 0 ? Json() : Json(rounded(rpo_s));
     Json disks = Json::array();
     for (const auto& region : vm.regions()) {

@@ -14,6 +14,7 @@ struct AddOptions {
     std::string name, qmp;
     double priority = 1;
     double max_downtime_ms = 1000;
+    double rpo_s = 0;  // the daemon's
     double wait_s = 60;
 };
 
@@ -23,7 +24,8 @@ int add(const Context& context, const AddOptions& options) {
     auto reply = client.post("/v1/vms", {{"name", options.name},
                                          {"qmp", options.qmp},
                                          {"priority", options.priority},
-                                         {"max_downtime_ms", options.max_downtime_ms}});
+                                         {"max_downtime_ms", options.max_downtime_ms},
+                                         {"rpo_target_s", options.rpo_s}});
     if (!reply.ok()) return fail(reply.error());
     Json vm = reply->body;
     for (double waited_s = 0; waited_s < options.wait_s; waited_s += kPollS) {
@@ -97,6 +99,8 @@ void add_vm(CLI::App& cli, Context& context) {
     add_verb->add_option("--priority", options->priority, "weight, 1 or more");
     add_verb->add_option("--max-downtime-ms", options->max_downtime_ms,
                          "limit of its pause in a handover");
+    add_verb->add_option("--rpo", options->rpo_s,
+                         "its recovery point gets no older, seconds; 0 = as configured");
     add_verb->add_option("--wait", options->wait_s, "seconds to wait for both sites' word");
     add_verb->callback([&context, options] {
         context.chosen = [&context, options] { return add(context, *options); };

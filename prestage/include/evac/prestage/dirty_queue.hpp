@@ -31,20 +31,46 @@ namespace evac::prestage {
 // to 22) and in the lists of free entries and slots (8).
 inline constexpr uint64_t kQueuedPageBytes = kPageBytes + 72;
 
-// Byte budget of all waiting pages of all VMs. Thread-safe, wait-free but for the retry of a
-// compare-and-swap.
+// Byte budget of all waiting pages of all VMs, with an account per VM. A VM always finds room up to
+// what it is guaranteed; beyond, it may hold what is free and nobody else is guaranteed: so one
+// VM's flood cannot take the others' room, and a VM alone may have nearly all. Pages that are in
+// use or guaranteed ("committed": the sum over accounts of max(used, guaranteed)) never exceed the
+// budget.
+//
+// try_reserve() and release(): any thread, constant time, lock-free. Accounts: one thread.
 class PageBudget {
   public:
-    explicit PageBudget(uint64_t budget_bytes) : budget_pages_(budget_bytes / kQueuedPageBytes) {}
+    using Account = uint32_t;
+    static constexpr Account kCommon = 0;  // always there, guaranteed nothing
+    static constexpr Account kAccounts = 16'385;
 
-    bool try_reserve();  // one page; false = full
-    void release(uint64_t pages = 1);
+    explicit PageBudget(uint64_t budget_bytes)
+        : budget_pages_(budget_bytes / kQueuedPageBytes),
+          accounts_(std::make_unique<std::atomic<uint64_t>[]>(kAccounts)) {}
+
+    bool try_reserve(Account account = kCommon);  // one page; false = full
+    void release(uint64_t pages = 1, Account account = kCommon);
     uint64_t used_pages() const { return used_pages_.load(std::memory_order_relaxed); }
+    uint64_t used_pages(Account account) const;
+    uint64_t guaranteed_pages(Account account) const;
     uint64_t budget_pages() const { return budget_pages_; }
 
+    Account open();               // kCommon when there are no more
+    void close(Account account);  // its pages may still be released; used again when it is empty
+    // As far as there is room that nobody uses or was guaranteed; ask again later for the rest.
+    void guarantee(Account account, uint64_t pages);
+
   private:
+    uint64_t commit(uint64_t pages);  // as many of them as there is room for
+
     const uint64_t budget_pages_;
     std::atomic<uint64_t> used_pages_{0};
+    // Never less than the sum over accounts: raised before an account grows, lowered after it
+    // shrinks.
+    std::atomic<uint64_t> committed_{0};
+    std::unique_ptr<std::atomic<uint64_t>[]> accounts_;  // guaranteed << 32 | used, pages
+    Account opened_ = kCommon;
+    std::vector<Account> closed_;
 };
 
 // 4 KiB slots shared by the queues of all VMs. Grows by slabs of 1 MiB up to its budget and keeps
@@ -86,15 +112,18 @@ enum class EnqueueOutcome : uint8_t {
 class DirtyQueue {
   public:
     // `pool` must outlive the queue. Region sizes as in Catalogue. Memory: the pool's pages, and at
-    // most 72 bytes for each of as many pages as ever waited at once.
-    DirtyQueue(PagePool& pool, const std::vector<RegionInfo>& regions);
+    // most 72 bytes for each of as many pages as ever waited at once. Its pages are charged to
+    // `account`.
+    DirtyQueue(PagePool& pool, const std::vector<RegionInfo>& regions,
+               PageBudget::Account account = PageBudget::kCommon);
     ~DirtyQueue();
     DirtyQueue(const DirtyQueue&) = delete;
     DirtyQueue& operator=(const DirtyQueue&) = delete;
 
     // `obligation`: needed by a recovery point or a handover in progress; taken before all others.
     EnqueueOutcome enqueue(const CapturedPage& page, bool obligation = false);
-    // The caller holds one reserved page of pool.budget(); it is used or given back.
+    // The caller holds one reserved page of pool.budget(), of this account; it is used or given
+    // back.
     EnqueueOutcome enqueue_reserved(const CapturedPage& page, bool obligation = false);
 
     // Obligations first, then the coldest, within one class of heat the longest waiting. `bytes` of
@@ -142,6 +171,7 @@ class DirtyQueue {
     void unlink(uint32_t at);
 
     PagePool& pool_;
+    const PageBudget::Account account_;
     std::vector<uint64_t> region_pages_;
     PageMap map_;
     std::vector<Entry> entries_;
