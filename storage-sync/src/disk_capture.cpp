@@ -1,16 +1,17 @@
 #include "evac/storage_sync/disk_capture.hpp"
 
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
-#include "evac/core/unique_fd.hpp"
+#include "capture_options.hpp"
+#include "disk_tracking.hpp"
 #include "evac/core/units.hpp"
 #include "nbd_reader.hpp"
+#include "page_set.hpp"
 #include "qemu_blocks.hpp"
 
 namespace evac::storage_sync {
@@ -20,14 +21,15 @@ using qmp::Json;
 
 // Left free beside the overlays, so that a full file system never reaches the guest's writes.
 constexpr uint64_t kSpaceReserveBytes = 64 * kMiB;
-constexpr uint64_t kGranularityMin = 4096;
-constexpr uint64_t kGranularityMax = 65536;
 
 struct DiskState {
     uint64_t page_count = 0;
     uint64_t granularity_bytes = 0;
     uint64_t cursor_page = 0;   // pages from here on are not synced yet; page_count = all are
     uint64_t read_to_page = 0;  // where the cursor goes when this point is kept
+    uint64_t marked_page = 0;   // the cursor as QEMU keeps it for adopt()
+    PageSet again{};            // of the next point
+    PageSet again_in_point{};
 };
 
 enum class Phase : uint8_t { idle, tracking, prepared, begun, read, broken };
@@ -50,58 +52,21 @@ const char* to_string(Phase phase) {
     return "unknown";
 }
 
-uint64_t choose_granularity(uint64_t asked_bytes, uint64_t size_bytes) {
-    if (asked_bytes != 0) return asked_bytes;
-    uint64_t granularity = kGranularityMin;
-    while (granularity < kGranularityMax && size_bytes / granularity > kBitmapBitsMax)
-        granularity *= 2;
-    return granularity;
-}
-
-// Somebody listens at the path.
-bool can_connect(const std::string& path) {
-    UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::copy(path.begin(), path.end(), address.sun_path);  // the length was checked by create()
-    return fd.valid() &&
-           ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
-}
-
-const std::string& overlay_dir_of(const CaptureOptions& options) {
-    return options.overlay_dir.empty() ? options.run_dir : options.overlay_dir;
-}
-std::string socket_path_of(const CaptureOptions& options) {
-    return options.run_dir + "/" + options.tag + "-nbd.sock";
-}
-std::string overlay_path_of(const CaptureOptions& options, size_t disk) {
-    return overlay_dir_of(options) + "/" + options.tag + "-ov-" + std::to_string(disk) + ".qcow2";
-}
-
-Status check_folder(const char* field, const std::string& path) {
-    struct stat info {};
-    if (path.empty() || path.front() != '/' || ::stat(path.c_str(), &info) != 0 ||
-        !S_ISDIR(info.st_mode)) {
-        return make_error(Errc::invalid_argument,
-                          std::string(field) + " '" + path +
-                              "': an absolute path of an existing folder is accepted");
-    }
-    return {};
-}
-
 class Capture final : public DiskCapture {
   public:
     Capture(qmp::Client& client, std::vector<DiskInfo> disks, CaptureOptions options, Logger& log)
         : client_(client), disks_(std::move(disks)), options_(std::move(options)), log_(log) {
         socket_path_ = socket_path_of(options_);
         for (const DiskInfo& disk : disks_) {
-            states_.push_back({(disk.size_bytes + kPageBytes - 1) / kPageBytes,
-                               choose_granularity(options_.granularity_bytes, disk.size_bytes), 0,
-                               0});
+            DiskState& state = states_.emplace_back();
+            state.page_count = (disk.size_bytes + kPageBytes - 1) / kPageBytes;
+            state.granularity_bytes =
+                choose_granularity(options_.granularity_bytes, disk.size_bytes);
         }
     }
 
     Result<RecoverReport> recover() override;
+    Result<bool> adopt() override;
     Status start_tracking() override;
     Status stop_tracking() override;
     Status prepare_point(PointKind kind) override;
@@ -112,6 +77,7 @@ class Capture final : public DiskCapture {
     Status release_view() override;
     Status finish_point(PointEnd end) override;
     void request_full_compare() override;
+    void reread(size_t disk, uint64_t first, uint64_t count) override;
     bool first_sync_done() const override;
     const std::vector<DiskInfo>& disks() const override { return disks_; }
 
@@ -120,9 +86,7 @@ class Capture final : public DiskCapture {
     static std::string job_name(size_t disk) { return "evac-fl-" + std::to_string(disk); }
     static std::string filter_name(size_t disk) { return "evac-cbw-" + std::to_string(disk); }
     static std::string export_name(size_t disk) { return "evac-ex-" + std::to_string(disk); }
-    static std::string bitmap_name(uint64_t sequence) {
-        return "evac-t" + std::to_string(sequence);
-    }
+    static std::string bitmap_name(uint64_t sequence) { return tracking_name(sequence); }
     std::string overlay_path(size_t disk) const { return overlay_path_of(options_, disk); }
 
     Status expect(Phase phase, const char* call) const;
@@ -141,6 +105,11 @@ class Capture final : public DiskCapture {
     Status drop_view();
     Status check_overlays();
     Json add_bitmap(size_t disk, uint64_t sequence) const;
+    TrackingMark mark(size_t disk, uint64_t cursor_page) const {
+        return {cursor_page, disk, disks_.size(), disks_[disk].size_bytes};
+    }
+    void replace_mark(size_t disk, uint64_t cursor_page, Json& actions) const;
+    void merge_old(size_t disk, uint64_t sequence, Json& actions) const;
     Status read_disk(size_t disk, BlockSink& sink, PointStats& point, bool& stopped);
 
     qmp::Client& client_;
@@ -169,7 +138,11 @@ Result<RecoverReport> Capture::recover() {
     phase_ = Phase::broken;
     auto report = recover_disks(client_, options_, log_);
     EVAC_TRY(report);
-    for (DiskState& state : states_) state.cursor_page = 0;
+    for (DiskState& state : states_) {
+        state.cursor_page = 0;
+        state.again.clear();  // the next point reads all
+        state.again_in_point.clear();
+    }
     phase_ = Phase::idle;
     view_open_ = false;
     server_started_ = false;
@@ -177,20 +150,71 @@ Result<RecoverReport> Capture::recover() {
 }
 
 Json Capture::add_bitmap(size_t disk, uint64_t sequence) const {
-    return {{"type", "block-dirty-bitmap-add"},
-            {"data",
-             {{"node", disks_[disk].node},
-              {"name", bitmap_name(sequence)},
-              {"granularity", states_[disk].granularity_bytes}}}};
+    return add_bitmap_action(disks_[disk].node, bitmap_name(sequence),
+                             states_[disk].granularity_bytes, false);
+}
+
+void Capture::replace_mark(size_t disk, uint64_t cursor_page, Json& actions) const {
+    const uint64_t marked_page = states_[disk].marked_page;
+    if (marked_page == cursor_page) return;
+    const std::string& node = disks_[disk].node;
+    actions.push_back(remove_bitmap_action(node, mark_name(mark(disk, marked_page))));
+    actions.push_back(add_mark_action(node, mark(disk, cursor_page)));
+}
+
+// What the bitmap before `sequence` holds is written since, as far as the next point is concerned.
+void Capture::merge_old(size_t disk, uint64_t sequence, Json& actions) const {
+    actions.push_back({{"type", "block-dirty-bitmap-merge"},
+                       {"data",
+                        {{"node", disks_[disk].node},
+                         {"target", bitmap_name(sequence)},
+                         {"bitmaps", Json::array({bitmap_name(sequence - 1)})}}}});
+}
+
+Result<bool> Capture::adopt() {
+    EVAC_TRY(expect(Phase::idle, "adopt"));
+    phase_ = Phase::broken;
+    EVAC_TRY(recover_disks(client_, options_, log_, Leftovers::keep_tracking));
+    auto nodes = list_nodes(client_);
+    EVAC_TRY(nodes);
+    std::vector<uint64_t> granularities;
+    for (const DiskState& state : states_) granularities.push_back(state.granularity_bytes);
+    const auto found = find_tracking(*nodes, disks_, granularities);
+    if (!found.ok()) {
+        log_.info("disk capture '" + options_.tag + "': starts anew, " + found.error().context);
+        EVAC_TRY(recover());
+        return false;
+    }
+    if (found->has_old) {
+        Json actions = Json::array();
+        for (size_t i = 0; i < disks_.size(); ++i) {
+            merge_old(i, found->sequence, actions);
+            actions.push_back(
+                remove_bitmap_action(disks_[i].node, bitmap_name(found->sequence - 1)));
+        }
+        EVAC_TRY(transact(std::move(actions)));
+    }
+    for (size_t i = 0; i < disks_.size(); ++i)
+        states_[i].cursor_page = states_[i].marked_page = found->cursor_pages[i];
+    tracking_ = found->sequence;
+    view_open_ = false;
+    server_started_ = false;
+    phase_ = Phase::tracking;
+    log_.info("disk capture '" + options_.tag + "': goes on with the tracking it found" +
+              (found->has_old ? ", a point was cut off" : ""));
+    return true;
 }
 
 Status Capture::start_tracking() {
     EVAC_TRY(expect(Phase::idle, "start_tracking"));
     Json actions = Json::array();
-    for (size_t i = 0; i < disks_.size(); ++i) actions.push_back(add_bitmap(i, tracking_ + 1));
+    for (size_t i = 0; i < disks_.size(); ++i) {
+        actions.push_back(add_bitmap(i, tracking_ + 1));
+        actions.push_back(add_mark_action(disks_[i].node, mark(i, 0)));
+    }
     EVAC_TRY(note(transact(std::move(actions))));
     ++tracking_;
-    for (DiskState& state : states_) state.cursor_page = 0;
+    for (DiskState& state : states_) state.cursor_page = state.marked_page = 0;
     phase_ = Phase::tracking;
     return {};
 }
@@ -324,7 +348,10 @@ Status Capture::begin_point() {
     }
     EVAC_TRY(note(transact(std::move(actions))));
     ++tracking_;
-    for (DiskState& state : states_) state.read_to_page = state.cursor_page;
+    for (DiskState& state : states_) {
+        state.read_to_page = state.cursor_page;
+        state.again_in_point = std::exchange(state.again, PageSet());
+    }
     read_complete_ = false;
     full_asked_in_point_ = false;
     phase_ = Phase::begun;
@@ -357,10 +384,14 @@ Status Capture::read_disk(size_t disk, BlockSink& sink, PointStats& point, bool&
     const std::string node = kind_ == PointKind::live ? overlay_name(disk) : info.node;
     EVAC_TRY(note(
         add_export(client_, {export_name(disk), node, info.node, bitmap_name(tracking_ - 1)})));
-    const NbdReadRequest request{
-        socket_path_,           export_name(disk),         bitmap_name(tracking_ - 1),
-        info.size_bytes,        states_[disk].cursor_page, disk,
-        options_.nbd_timeout_ms};
+    const NbdReadRequest request{socket_path_,
+                                 export_name(disk),
+                                 bitmap_name(tracking_ - 1),
+                                 info.size_bytes,
+                                 states_[disk].cursor_page,
+                                 disk,
+                                 options_.nbd_timeout_ms,
+                                 states_[disk].again_in_point};
     NbdReadOutcome outcome;
     Status read = read_export(
         request, sink, [this] { return check_overlays(); }, outcome);
@@ -406,16 +437,16 @@ Status Capture::finish_point(PointEnd end) {
     }
     EVAC_TRY(note(drop_view()));
     Json actions = Json::array();
-    for (const DiskInfo& disk : disks_) {
-        const Json old{{"node", disk.node}, {"name", bitmap_name(tracking_ - 1)}};
-        if (end != PointEnd::captured) {
-            actions.push_back({{"type", "block-dirty-bitmap-merge"},
-                               {"data",
-                                {{"node", disk.node},
-                                 {"target", bitmap_name(tracking_)},
-                                 {"bitmaps", Json::array({bitmap_name(tracking_ - 1)})}}}});
-        }
-        actions.push_back({{"type", "block-dirty-bitmap-remove"}, {"data", old}});
+    std::vector<uint64_t> cursors;
+    for (size_t i = 0; i < disks_.size(); ++i) {
+        const DiskState& state = states_[i];
+        uint64_t cursor = state.cursor_page;
+        if (end != PointEnd::lost) cursor = std::max(cursor, state.read_to_page);
+        if (full_asked_in_point_) cursor = 0;
+        cursors.push_back(cursor);
+        if (end != PointEnd::captured) merge_old(i, tracking_, actions);
+        actions.push_back(remove_bitmap_action(disks_[i].node, bitmap_name(tracking_ - 1)));
+        replace_mark(i, cursor, actions);
     }
     const Status done = transact(std::move(actions));
     if (!done.ok()) {
@@ -423,10 +454,11 @@ Status Capture::finish_point(PointEnd end) {
                                  // full compare
         return done.error();
     }
-    for (DiskState& state : states_) {
-        if (end != PointEnd::lost)
-            state.cursor_page = std::max(state.cursor_page, state.read_to_page);
-        if (full_asked_in_point_) state.cursor_page = 0;
+    for (size_t i = 0; i < disks_.size(); ++i) {
+        DiskState& state = states_[i];
+        state.cursor_page = state.marked_page = cursors[i];
+        if (end != PointEnd::captured) state.again.add(state.again_in_point);
+        state.again_in_point.clear();
     }
     phase_ = Phase::tracking;
     return {};
@@ -437,6 +469,24 @@ void Capture::request_full_compare() {
     if (phase_ != Phase::begun && phase_ != Phase::read) {
         for (DiskState& state : states_) state.cursor_page = 0;
     }
+    if (phase_ == Phase::idle || phase_ == Phase::broken) return;  // no mark, or none that counts
+    Json actions = Json::array();
+    for (size_t i = 0; i < disks_.size(); ++i) replace_mark(i, 0, actions);
+    if (actions.empty()) return;
+    const Status marked = note(transact(std::move(actions)));
+    if (!marked.ok()) {
+        phase_ = Phase::broken;  // an old mark would let the next gateway skip the compare
+        log_.warning("disk capture '" + options_.tag + "': " + marked.error().message());
+        return;
+    }
+    for (DiskState& state : states_) state.marked_page = 0;
+}
+
+void Capture::reread(size_t disk, uint64_t first, uint64_t count) {
+    EVAC_ASSERT(disk < disks_.size());
+    DiskState& state = states_[disk];
+    if (first >= state.page_count) return;
+    state.again.add(first, first + std::min(count, state.page_count - first));
 }
 
 bool Capture::first_sync_done() const {
@@ -445,60 +495,7 @@ bool Capture::first_sync_done() const {
     });
 }
 
-Status check_options(const CaptureOptions& options) {
-    EVAC_TRY(check_folder("run_dir", options.run_dir));
-    if (!options.overlay_dir.empty()) EVAC_TRY(check_folder("overlay_dir", options.overlay_dir));
-    const bool tag_good = !options.tag.empty() && options.tag.size() <= 64 &&
-                          std::all_of(options.tag.begin(), options.tag.end(), [](char c) {
-                              return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                                     (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
-                          });
-    if (!tag_good) {
-        return make_error(Errc::invalid_argument,
-                          "tag '" + options.tag + "': 1 to 64 of A-Z a-z 0-9 _ . - are accepted");
-    }
-    constexpr size_t path_max = sizeof(sockaddr_un::sun_path) - 1;
-    if (options.run_dir.size() + options.tag.size() + std::string_view("/-nbd.sock").size() >
-        path_max) {
-        return make_error(Errc::invalid_argument,
-                          "run_dir '" + options.run_dir +
-                              "': with the VM's tag a socket path of at most " +
-                              std::to_string(path_max) + " characters is accepted");
-    }
-    const uint64_t granularity = options.granularity_bytes;
-    if (granularity != 0 && (granularity < kGranularityMin || granularity > kGranularityMax ||
-                             (granularity & (granularity - 1)) != 0)) {
-        return make_error(Errc::invalid_argument,
-                          "granularity_bytes " + std::to_string(granularity) +
-                              ": 0 or a power of two from 4096 to 65536 is accepted");
-    }
-    return {};
-}
-
 }  // namespace
-
-Result<RecoverReport> recover_disks(qmp::Client& client, const CaptureOptions& options,
-                                    Logger& log) {
-    EVAC_TRY(check_options(options));
-    RecoverReport report;
-    auto removed = remove_leftovers(client);
-    EVAC_TRY(removed);
-    report.removed = std::move(*removed);
-    const std::string socket_path = socket_path_of(options);
-    // QEMU does not tell whose its NBD server is: it is ours when it listens on our socket.
-    if (can_connect(socket_path)) {
-        EVAC_TRY(client.execute("nbd-server-stop"));
-        report.removed.push_back("NBD server at " + socket_path);
-    }
-    ::unlink(socket_path.c_str());
-    for (size_t i = 0; i < kDisksMax; ++i) ::unlink(overlay_path_of(options, i).c_str());
-    if (!report.removed.empty()) {
-        log.info("disk capture '" + options.tag + "': removed " +
-                 std::to_string(report.removed.size()) +
-                 " leftovers from QEMU; the next point reads all of the disks");
-    }
-    return report;
-}
 
 Result<std::unique_ptr<DiskCapture>> DiskCapture::create(qmp::Client& client,
                                                          std::vector<DiskInfo> disks,

@@ -195,10 +195,13 @@ void NbdSession::classify(const Extents& extents, uint64_t begin, uint64_t end, 
         if (a == extents.allocation.size() || d == extents.dirty.size()) return;
         uint64_t next = std::min({end, extents.allocation[a].end, extents.dirty[d].end});
         if (at < full_from) next = std::min(next, full_from);
+        const PageSet::Run run = request_.again.at_or_after(at / kPageBytes);
+        const bool again = run.end > 0 && run.begin * kPageBytes <= at;
+        if (run.end > 0) next = std::min(next, (again ? run.end : run.begin) * kPageBytes);
         const bool dirty = (extents.dirty[d].flags & kStateDirty) != 0;
         if (dirty) outcome_.stats.dirty_bytes += next - at;
         PageClass kind = PageClass::skip;
-        if (dirty || at >= full_from) {
+        if (dirty || again || at >= full_from) {
             kind = (extents.allocation[a].flags & kStateZero) != 0 ? PageClass::zeros
                                                                    : PageClass::content;
         }
@@ -231,7 +234,7 @@ void NbdSession::account(Verdict verdict, uint64_t first, uint64_t count) {
         stats.complete = false;
         if (verdict == Verdict::dropped) stats.dropped_pages += count;
         // The first sync goes on where its first page was lost; a lost dirty page below comes again
-        // by its bitmap.
+        // by its bitmap, or its place in `again`.
         if (first + count > request_.full_from_page) cursor_unbroken_ = false;
         return;
     }

@@ -6,6 +6,7 @@
 
 #include "evac/core/result.hpp"
 #include "evac/storage_sync/disk_capture.hpp"
+#include "page_set.hpp"
 
 namespace evac::storage_sync {
 
@@ -17,6 +18,7 @@ struct NbdReadRequest {
     uint64_t full_from_page = 0;  // dirty pages below, everything from here on
     size_t disk = 0;              // passed to the sink
     int timeout_ms = 0;           // without progress
+    const PageSet& again;         // pages to be read whatever the bitmap says
 };
 
 struct NbdReadOutcome {

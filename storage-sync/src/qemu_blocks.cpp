@@ -105,7 +105,10 @@ Result<std::vector<NodeInfo>> list_nodes(qmp::Client& client) {
         if (entry.is_object() && entry.contains("dirty-bitmaps") &&
             entry["dirty-bitmaps"].is_array()) {
             for (const Json& bitmap : entry["dirty-bitmaps"]) {
-                node.bitmaps.push_back({text_of(bitmap, "name"), number_of(bitmap, "count")});
+                node.bitmaps.push_back({text_of(bitmap, "name"), number_of(bitmap, "count"),
+                                        number_of(bitmap, "granularity"),
+                                        flag_of(bitmap, "recording"), flag_of(bitmap, "busy"),
+                                        flag_of(bitmap, "inconsistent")});
             }
         }
         nodes.push_back(std::move(node));
@@ -195,7 +198,7 @@ Status start_nbd_server(qmp::Client& client, const std::string& socket_path) {
     return {};
 }
 
-Result<std::vector<std::string>> remove_leftovers(qmp::Client& client) {
+Result<std::vector<std::string>> remove_views(qmp::Client& client) {
     std::vector<std::string> removed;
     auto exports = our_names(client, "query-block-exports", "id");
     EVAC_TRY(exports);
@@ -222,6 +225,11 @@ Result<std::vector<std::string>> remove_leftovers(qmp::Client& client) {
                 return deleted.error();
         }
     }
+    return removed;
+}
+
+Result<std::vector<std::string>> remove_bitmaps(qmp::Client& client) {
+    std::vector<std::string> removed;
     auto nodes = list_nodes(client);
     EVAC_TRY(nodes);
     for (const NodeInfo& node : *nodes) {

@@ -19,6 +19,10 @@ inline constexpr size_t kNodesMax = 4096;  // in one QEMU; more is not looked at
 struct BitmapInfo {
     std::string name;
     uint64_t count_bytes = 0;  // dirty
+    uint64_t granularity_bytes = 0;
+    bool recording = false;
+    bool busy = false;
+    bool inconsistent = false;
 };
 struct NodeInfo {
     std::string name;
@@ -60,8 +64,9 @@ Status end_job(qmp::Client& client, const std::string& id);
 
 Status start_nbd_server(qmp::Client& client, const std::string& socket_path);
 
-// All that is named "evac-": exports, jobs, nodes, bitmaps. Returns what was removed.
-Result<std::vector<std::string>> remove_leftovers(qmp::Client& client);
+// All that is named "evac-". Both return what was removed.
+Result<std::vector<std::string>> remove_views(qmp::Client& client);  // exports, jobs, nodes
+Result<std::vector<std::string>> remove_bitmaps(qmp::Client& client);
 
 // Member `key` of a JSON object when it has that type, else a default.
 std::string text_of(const qmp::Json& object, const char* key);

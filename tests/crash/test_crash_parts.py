@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of the journal reader and of the overlap detection, without QEMU."""
+"""Tests of the journal reader, the overlap detection and the accounting of kills, without QEMU."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from journal_reader import (  # noqa: E402
     parse_records,
 )
 from kill_each_state import Case  # noqa: E402
+from kill_lab import differing_blocks, plant  # noqa: E402
+from resent import Ledger, Sample, share  # noqa: E402
 from run_states import RunStates  # noqa: E402
 
 
@@ -112,6 +114,76 @@ class Cases(unittest.TestCase):
         for bad in ("home", "there:sealed", "home:lost"):
             with self.assertRaises(ValueError):
                 Case.parse(bad)
+
+
+class SentAgain(unittest.TestCase):
+    """A guest that costs 100 bytes in each round of 4 s; point 2 s before it is seen."""
+
+    def ledger(self) -> Ledger:
+        ledger = Ledger()
+        ledger.add(Sample(1.0, False, 0, 0.0, 500))
+        for number in range(4):
+            at_s = 10.0 + 4 * number
+            ledger.add(Sample(at_s, True, number + 1, at_s - 2, 1000 + 100 * number))
+            ledger.add(Sample(at_s + 1, True, number + 1, at_s - 2, 1000 + 100 * number))
+        return ledger
+
+    def test_undisturbed_rounds(self) -> None:
+        ledger = self.ledger()
+        self.assertEqual(ledger.staged, 1000)
+        self.assertEqual([(r.took_s, r.sent) for r in ledger.rounds], [(4.0, 100)] * 3)
+        self.assertEqual(ledger.allowed(2.0), 100)
+        self.assertEqual(ledger.allowed(12.0), 300)
+
+    def kill(self, side: str, before: int, after: int) -> Ledger:
+        """Sent since the last seal: `before` the kill, and `after` it. The new point is 12 s on."""
+        ledger = self.ledger()
+        ledger.add(Sample(24.0, True, 4, 20.0, 1300 + before))
+        ledger.killed(counter_restarts=side == "home")
+        ledger.restarted(26.0)
+        base = 0 if side == "home" else 1300 + before
+        if side == "home":
+            ledger.add(Sample(27.0, False, 0, 0.0, 0))
+        ledger.add(Sample(28.0, True, 5, 22.0, base))  # sealed just when it died
+        ledger.add(Sample(33.0, True, 5, 22.0, base + after))
+        self.assertIsNone(ledger.again)
+        ledger.add(Sample(34.0, True, 9, 32.0, base + after))
+        return ledger
+
+    def test_nothing_is_resent(self) -> None:
+        for side in ("home", "away"):
+            again = self.kill(side, 60, 200).again
+            assert again is not None
+            self.assertEqual((again.sent, again.allowed, again.resent), (260, 300, 0))
+            self.assertEqual(again.took_s, 8.0)
+
+    def test_a_resend_is_found_on_either_side_of_the_kill(self) -> None:
+        for side in ("home", "away"):
+            for before, after in ((60, 1240), (1100, 200)):
+                again = self.kill(side, before, after).again
+                assert again is not None
+                self.assertEqual(again.resent, 1000)
+        self.assertEqual(share(1000, 10_000), 10.0)
+        self.assertEqual(share(0, 0), 100.0)
+
+    def test_rounds_go_on_being_learned(self) -> None:
+        ledger = self.kill("home", 0, 100)
+        ledger.add(Sample(38.0, True, 10, 36.0, 250))
+        self.assertEqual(len(ledger.rounds), 4)
+
+
+class Comparing(unittest.TestCase):
+    def test_a_planted_byte_is_found(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            home, away = Path(folder) / "home", Path(folder) / "away"
+            content = b"".join(struct.pack("<I", n) * 1024 for n in range(300))
+            home.write_bytes(content)
+            away.write_bytes(content)
+            self.assertEqual(differing_blocks(home, away), [])
+            at = plant(away, settle_s=0.0)
+            self.assertEqual(differing_blocks(home, away), [at])
+            away.write_bytes(content[:-4096])
+            self.assertEqual(differing_blocks(home, away), [299 * 4096])
 
 
 if __name__ == "__main__":

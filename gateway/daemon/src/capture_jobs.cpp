@@ -170,6 +170,21 @@ Status make_capture(const JobContext& context, const std::string& name, Examined
     return {};
 }
 
+// Adopted tracking says what was written since the last finished point; what away has of older
+// pages is known only when the catalogue outlived the gateway before this one. Until it does, all
+// of an adopted disk is compared. Where this is made true, pages that were captured and not
+// acknowledged are read again by DiskCapture::reread().
+constexpr bool kCatalogueOutlivesUs = false;
+
+Status track_disks(CaptureSet& set) {
+    auto adopted = set.disks->adopt();
+    EVAC_TRY(adopted);
+    if (!*adopted) EVAC_TRY(set.disks->start_tracking());
+    if (*adopted && !kCatalogueOutlivesUs) set.disks->request_full_compare();
+    set.disks_ready = true;
+    return {};
+}
+
 void remove_mark(const std::string& path) {
     std::error_code error;
     std::filesystem::remove(path, error);
@@ -232,8 +247,9 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name,
     out.facts = std::move(*facts);
     std::string reasons;
     for (const auto& refusal : prestage::refusals(out.facts)) append(reasons, refusal.reason);
-    // What a killed gateway left behind would hide a disk's node from the survey.
-    EVAC_TRY(storage_sync::recover_disks(*set.client, disk_options(context, name), context.log));
+    // What a killed gateway left behind would hide a disk's node from the survey. Its bitmaps stay.
+    EVAC_TRY(storage_sync::recover_disks(*set.client, disk_options(context, name), context.log,
+                                         storage_sync::Leftovers::keep_tracking));
     auto survey = storage_sync::survey_disks(*set.client);
     EVAC_TRY(survey);
     for (const auto& refused : survey->refused)
@@ -242,18 +258,19 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name,
         context.log.info("vm " + name + ": disk " + skipped.name +
                          " is not captured: " + skipped.reason);
     }
-    if (!reasons.empty()) return make_error(Errc::refused, reasons);
     auto argv = landing_template(*set.client, out.facts, survey->disks);
-    if (!argv.ok()) return make_error(Errc::refused, argv.error().context);
+    if (reasons.empty() && !argv.ok()) reasons = argv.error().context;
+    if (!reasons.empty()) {
+        // Nothing of ours stays in the QEMU of a VM that is not protected.
+        EVAC_TRY(
+            storage_sync::recover_disks(*set.client, disk_options(context, name), context.log));
+        return make_error(Errc::refused, reasons);
+    }
     out.argv = std::move(*argv);
 
     out.disks = survey->disks;
     EVAC_TRY(make_capture(context, name, out));
-    if (set.disks) {
-        EVAC_TRY(set.disks->recover());
-        EVAC_TRY(set.disks->start_tracking());
-        set.disks_ready = true;
-    }
+    if (set.disks) EVAC_TRY(track_disks(set));
     return out;
 }
 
@@ -273,7 +290,12 @@ Result<Examined> reattach_vm(const JobContext& context, const std::string& name,
 
 Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live,
                             const PassRequest& request) {
-    for (const auto& [region, page] : set.forget) set.catalogue->set_unknown(region, page);
+    for (const auto& [region, page] : set.forget) {
+        set.catalogue->set_unknown(region, page);
+        // The bitmaps do not know that a captured page was lost.
+        if (raw(region) >= set.ram_regions && set.disks)
+            set.disks->reread(raw(region) - set.ram_regions, page, 1);
+    }
     set.forget.clear();
     set.cancel = false;
     LaneSink sink(context, set, request);
@@ -281,11 +303,7 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     const bool live = !request.final_pass && can_seal_live;
     storage_sync::DiskCapture* disks = set.disks.get();
     std::optional<storage_sync::PointStats> disk_stats;
-    if (disks != nullptr && !set.disks_ready) {
-        EVAC_TRY(disks->recover());
-        EVAC_TRY(disks->start_tracking());
-        set.disks_ready = true;
-    }
+    if (disks != nullptr && !set.disks_ready) EVAC_TRY(track_disks(set));
     if (disks != nullptr) {
         EVAC_TRY(disks->prepare_point(live ? storage_sync::PointKind::live
                                            : storage_sync::PointKind::stopped));

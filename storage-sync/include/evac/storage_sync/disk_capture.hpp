@@ -2,18 +2,23 @@
 // Capture of one VM's disks at home: dirty bitmaps rotated in one transaction, a point-in-time view
 // over NBD.
 //
-//   recover_disks(), survey_disks()          after every (re)connection to QEMU
-//   create(), start_tracking()               once
+// clang-format off
+//   recover_disks(), survey_disks()   after every (re)connection to QEMU
+//   create(), then once
+//     start_tracking()                new bitmaps; the first point reads all
+//     or adopt()                      goes on with those of a gateway that died
 //   per round:
-//     prepare_point(kind)                    before the guest is stopped (slow part: NBD server,
-//     overlay files) begin_point()                          ONE transaction over all disks; guest
-//     stopped by the caller, or running read_point(sink)                       NBD reads; for
-//     `live` the guest may run meanwhile release_view()                         optional: ends
-//     export and overlay as soon as reading is done finish_point(end)                      once it
-//     is known what became of the data: drops or merges the bitmap
+//     prepare_point(kind)             before the guest is stopped (slow: NBD server, overlays)
+//     begin_point()                   ONE transaction over all disks; guest stopped, or running
+//     read_point(sink)                NBD reads; for `live` the guest may run meanwhile
+//     release_view()                  optional: ends export and overlay once reading is done
+//     finish_point(end)               when it is known what became of the data: drops or merges
+//                                     the bitmap
+// clang-format on
 //
 // A write of the guest is never forgotten: it is in the tracking bitmap, in the rotated one (merged
-// back unless the point was captured), or the next point is a full compare.
+// back unless the point was captured), or the next point is a full compare. That holds over the
+// death of the gateway at any instruction: both bitmaps are QEMU's.
 //
 // Owner: one thread at a time (the round's capture worker), which also owns the qmp::Client
 // meanwhile. Everything made inside QEMU (bitmaps, exports, nodes, jobs) has a name that starts
@@ -114,15 +119,19 @@ struct PointStats {
 };
 struct RecoverReport {
     std::vector<std::string> removed;  // what a former gateway had left behind inside QEMU
-    bool full_compare_needed =
-        true;  // always: no bitmap is kept, so what was written meanwhile is unknown
+    // No bitmap is left, so what was written meanwhile is unknown. False: adopt() may find one.
+    bool full_compare_needed = true;
+};
+enum class Leftovers : uint8_t {
+    all,
+    keep_tracking,  // bitmaps stay for adopt(); what a point has opened goes
 };
 
 // Removes everything named "evac-" from QEMU, our NBD server and the files. An NBD server that is
 // not ours is left alone. `run_dir`, `tag`, `overlay_dir` as in CaptureOptions.
 struct CaptureOptions;
-Result<RecoverReport> recover_disks(qmp::Client& client, const CaptureOptions& options,
-                                    Logger& log);
+Result<RecoverReport> recover_disks(qmp::Client& client, const CaptureOptions& options, Logger& log,
+                                    Leftovers which = Leftovers::all);
 
 struct CaptureOptions {
     std::string run_dir{};  // absolute, exists; for the NBD socket; gateway and QEMU both reach it
@@ -151,6 +160,16 @@ class DiskCapture {
 
     // Adds the first bitmap to every disk; the next point is a full one. All disks or none.
     virtual Status start_tracking() = 0;
+    // Instead of start_tracking(): goes on with the bitmaps that a DiskCapture before this one left
+    // in this very QEMU process, for the same disks, sizes and granularities. An unfinished point's
+    // bitmap is merged back, so that it counts as `lost`; a first sync goes on at its cursor.
+    // True: the next point delivers whatever was written since the last *finished* point began.
+    // The caller must know what became of the pages of finished points: those that it has not kept
+    // are read again by reread(), and where it knows nothing, request_full_compare().
+    // False: nothing fits (the log says why), QEMU is as after recover(): start_tracking().
+    // After an error the object is unusable.
+    virtual Result<bool> adopt() = 0;
+
     // Removes bitmaps and whatever a point still holds; refused while none is tracked.
     virtual Status stop_tracking() = 0;
 
@@ -173,8 +192,13 @@ class DiskCapture {
     virtual Status finish_point(PointEnd end) = 0;
 
     // The next point reads everything (away lost its copy, or a captured point was lost
-    // afterwards).
+    // afterwards). Told to QEMU at once, so that it holds for an adopt() after this process too.
     virtual void request_full_compare() = 0;
+    // The next point also delivers pages [first, first + count) of a disk, whatever the bitmaps
+    // say (they were captured, and lost afterwards). Asked again by each point until one ends as
+    // `captured`; asked during a point, it is the next one's. In memory only: after adopt() the
+    // caller asks again. Bounded: of more than 65536 separate runs, more around them is read.
+    virtual void reread(size_t disk, uint64_t first, uint64_t count) = 0;
     virtual bool first_sync_done() const = 0;
     virtual const std::vector<DiskInfo>& disks() const = 0;
 };
