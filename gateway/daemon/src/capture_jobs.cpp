@@ -254,6 +254,12 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name,
         EVAC_TRY(set.disks->start_tracking());
         set.disks_ready = true;
     }
+    if (before != Before::away_runs) {
+        auto working_dir = landing::read_process_working_dir(set.client->peer_pid());
+        EVAC_TRY(working_dir);
+        out.sources = open_home_disks(out.disks, out.facts.disks, set.ram_regions, *working_dir,
+                                      name, context.log);
+    }
     return out;
 }
 
