@@ -430,13 +430,30 @@ bool Reducer::reindex(uint64_t pages) {
         const auto& [vm, region] = impl.reindex_at->first;
         PageItem item;
         item.key = PageKey{vm, region, impl.reindex_page++};
-        if (impl.tags.get(item.key) == 0) continue;
+        const uint32_t tag = impl.tags.get(item.key);
+        // What was sketched was indexed, too.
+        if (tag == 0 || impl.sketches.knows(item.key, tag)) continue;
         if (!impl.reader->read(item.key, impl.first_base)) continue;
         item.fingerprint = impl.fingerprinter(impl.first_base);
         item.page = impl.first_base;
         learn(item);
     }
     return impl.reindex_at != impl.regions.end();
+}
+
+ReindexProgress Reducer::reindex_progress() const {
+    const Impl& impl = *impl_;
+    ReindexProgress out;
+    const std::map<std::pair<VmId, RegionId>, uint64_t>::const_iterator now = impl.reindex_at;
+    out.running = impl.reader != nullptr && now != impl.regions.end();
+    bool behind = true;
+    for (auto at = impl.regions.begin(); at != impl.regions.end(); ++at) {
+        behind = behind && at != now;
+        out.pages_total += at->second;
+        if (behind) out.pages_done += at->second;
+    }
+    if (out.running) out.pages_done += impl.reindex_page;
+    return out;
 }
 
 const ReducerStats& Reducer::stats() const {

@@ -133,6 +133,13 @@ void Sketches::set(const Location& location, uint32_t tag, const Hashes& hashes,
     }
 }
 
+bool Sketches::knows(const Location& location, uint32_t tag) const {
+    const auto found = slots_.find(name(location.vm, location.region));
+    if (found == slots_.end()) return false;
+    const Region& region = regions_[found->second];
+    return location.page < region.pages.size() && region.pages[location.page].tag() == tag;
+}
+
 const Sketches::Sketch* Sketches::valid(const Region& region, uint64_t page,
                                         const StagedTags& tags) const {
     if (page >= region.pages.size()) return nullptr;

@@ -53,6 +53,8 @@ class Sketches {
 
     // `all` enters every piece: for disks, whose blocks are the best bases.
     void set(const Location& location, uint32_t tag, const Hashes& hashes, bool all);
+    // This version of the page has been sketched.
+    bool knows(const Location& location, uint32_t tag) const;
     // The page whose pieces agree most, itself included; common == 0: none. `tags` says what is
     // still valid.
     Match find(const Location& self, const Hashes& hashes, const StagedTags& tags) const;

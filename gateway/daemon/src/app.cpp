@@ -129,6 +129,7 @@ Status App::open_stages() {
     dedup::IndexOptions index;
     index.directory = config_.site.state_dir + "/index";
     index.table_bytes = config_.prestage.index_table_mib * kMiB;
+    index.store_bytes_max = config_.prestage.index_store_mib * kMiB;
     index.key_check = dedup::fingerprint_seed(secret_bytes(secret_));
     auto opened = dedup::Index::open(index, log_);
     EVAC_TRY(opened);
@@ -138,6 +139,8 @@ Status App::open_stages() {
     reducer.zstd_level = config_.prestage.zstd_level;
     reducer.ceiling_bytes_per_s = config_.prestage.ceiling_mbit * 1e6 / 8;
     reducer.capture_lanes = kCaptureWorkers;
+    reducer.delta_cache_bytes = config_.prestage.delta_cache_mib * kMiB;
+    reducer.background_share = config_.prestage.background_share;
     auto stage =
         ReducerStage::create(reducer, secret_bytes(secret_), *index_, *transport_, clock_, log_);
     EVAC_TRY(stage);

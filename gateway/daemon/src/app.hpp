@@ -72,6 +72,7 @@ class App {
     evacuation::AwayDesk& desk() { return *desk_; }
     wan::Transport& transport() { return *transport_; }
     ReducerStage& reducer() { return *reducer_; }
+    const dedup::Index& index() const { return *index_; }
     const EvacuationMeter& meter() const { return meter_; }
     AlertDesk& alerts() { return *alerts_; }
     bool peer_connected() const { return link_->up() && peer_known_; }

@@ -271,6 +271,12 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name,
     out.disks = survey->disks;
     EVAC_TRY(make_capture(context, name, out));
     if (set.disks) EVAC_TRY(track_disks(set));
+    if (before != Before::away_runs) {
+        auto working_dir = landing::read_process_working_dir(set.client->peer_pid());
+        EVAC_TRY(working_dir);
+        out.sources = open_home_disks(out.disks, out.facts.disks, set.ram_regions, *working_dir,
+                                      name, context.log);
+    }
     return out;
 }
 

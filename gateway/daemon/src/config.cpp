@@ -325,6 +325,10 @@ class Parser {
         prestage.queue_mib = p.whole("queue_mib", prestage.queue_mib, 16, 1 << 20);
         prestage.zstd_level = static_cast<int>(p.whole("zstd_level", 0, 1, 19));
         prestage.index_table_mib = p.whole("index_table_mib", prestage.index_table_mib, 1, 1 << 20);
+        prestage.index_store_mib =
+            p.whole("index_store_mib", prestage.index_store_mib, 16, 1 << 20);
+        prestage.delta_cache_mib = p.whole("delta_cache_mib", prestage.delta_cache_mib, 1, 1 << 20);
+        prestage.background_share = p.number("background_share", prestage.background_share, 0, 0.5);
         EVAC_TRY(p.finish());
         Section t = section("staging");
         config_.staging.ram_dir = t.text("ram_dir", config_.site.state_dir + "/ram");

@@ -50,6 +50,9 @@ struct PrestageConfig {
     uint64_t queue_mib = 512;  // all dirty queues together
     int zstd_level = 0;        // 0: not given, reduction tunes itself
     uint64_t index_table_mib = 64;
+    uint64_t index_store_mib = 512;
+    uint64_t delta_cache_mib = 256;
+    double background_share = 0.05;  // of the reducer thread: re-indexing, reads of home's disks
 };
 
 struct StagingConfig {

@@ -238,6 +238,7 @@ void HomeService::forget_unsealed(HomeVm& vm) {
 // Its pages are the landed guest's now: other VMs' pages may not refer to them any more.
 void HomeService::moved_away(HomeVm& vm) {
     vm.phase = VmPhase::moved;
+    ports_.reducer.command(to_reducer::CloseContent{vm.id});
     ports_.reducer.command(to_reducer::ResetVm{vm.id, ++vm.generation});
 }
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "files.hpp"
 
@@ -311,8 +312,9 @@ void HomeService::connect(HomeVm& vm) {
             found->failures = 0;
             const Status saved = save(*found);
             if (!saved.ok()) ports_.log.error("registry: " + saved.error().message());
-            ports_.reducer.command(
-                to_reducer::AddVm{id, found->generation, found->regions(), found->flow});
+            ports_.reducer.command(to_reducer::AddVm{id, found->generation, found->regions(),
+                                                     found->flow,
+                                                     std::exchange(found->examined.sources, {})});
             found->phase = VmPhase::offering;
             offer(*found);
             run_next(id);
@@ -450,6 +452,7 @@ void HomeService::lose_vm(HomeVm& vm, const std::string& why) {
     vm.phase = VmPhase::offline;
     vm.retry_ns = ports_.clock.now_ns() + kRetryNs;
     ++vm.generation;
+    ports_.reducer.command(to_reducer::CloseContent{vm.id});
 }
 
 void HomeService::on_batch_ack(protocol::BatchAck&& m) {

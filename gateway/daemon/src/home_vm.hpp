@@ -50,6 +50,7 @@ struct Examined {
     std::vector<prestage::RegionInfo> regions;
     std::vector<std::string> argv;
     std::shared_ptr<CaptureSet> capture;
+    std::vector<HomeSource> sources;  // until the reducer has them
 };
 
 // One capture pass, memory and disks.

@@ -59,6 +59,7 @@ Result<std::unique_ptr<ReducerStage>> ReducerStage::create(const ReducerOptions&
     EVAC_TRY(reducer);
     stage->reducer_ = std::move(*reducer);
     stage->index_ = &index;
+    stage->reducer_->set_base_reader(&stage->content_);
     return stage;
 }
 
@@ -68,6 +69,7 @@ ReducerStage::ReducerStage(const ReducerOptions& options, uint64_t hash_seed,
       transport_(transport),
       clock_(clock),
       log_(log),
+      content_(clock, options.background_share),
       pool_(options.queue_bytes, hash_seed) {
     for (size_t i = 0; i < options.capture_lanes; ++i) {
         lanes_.push_back(std::make_unique<Lane>(kLaneItems));
@@ -134,6 +136,7 @@ void ReducerStage::run(std::stop_token stop) {
         worked = forward_messages() || worked;
         worked = send_some() || worked;
         if (!worked) worked = send_ballast();
+        if (!worked) worked = reindex_some();
         publish_stats();
         if (!worked) wait(stop);
     }
@@ -152,7 +155,8 @@ void ReducerStage::wait(std::stop_token stop) {
                        commands_.empty_approx() && messages_.empty_approx();
     if (quiet && !stop.stop_requested()) {
         // A reached ceiling is lifted by time alone.
-        const bool waits_for_tokens = options_.ceiling_bytes_per_s > 0 && tokens_bytes_ <= 0;
+        const bool waits_for_tokens =
+            (options_.ceiling_bytes_per_s > 0 && tokens_bytes_ <= 0) || reindexing_;
         ::poll(waiters.data(), count, waits_for_tokens ? 10 : kIdlePollMs);
     }
     sleeping_ = false;
@@ -207,11 +211,15 @@ void ReducerStage::handle(to_reducer::AddVm& c) {
                                               vm.regions[i].kind, pages);
         if (!set.ok()) log_.warning("dedup tags: " + set.error().message());
     }
+    add_sources(c.vm, std::move(c.sources));
 }
 
 void ReducerStage::handle(to_reducer::RemoveVm& c) {
     vms_.erase(c.vm);
+    content_.remove(c.vm);
     reducer_->forget_vm(c.vm);
+    if (reindexing_) reindex_soon();  // the pass has ended with it
+    reindexing_ = false;
 }
 
 void ReducerStage::handle(to_reducer::ResetVm& c) {
@@ -234,6 +242,7 @@ void ReducerStage::handle(to_reducer::ResetVm& c) {
 void ReducerStage::handle(to_reducer::LoadTags& c) {
     const auto loaded = reducer_->load_tags(c.vm, c.region, c.first_page, c.fingerprints);
     if (!loaded.ok()) log_.warning("dedup tags: " + loaded.error().message());
+    reindex_soon();
 }
 
 void ReducerStage::handle(to_reducer::Acknowledge& c) {
@@ -523,6 +532,7 @@ void ReducerStage::publish_stats() {
     if (now_ns - stats_ns_ < kStatsNs) return;
     stats_ns_ = now_ns;
     index_->hand_over();
+    publish_reindex();
     for (const auto& [id, vm] : vms_) publish_rungs(id, vm);
     dedup::ReducerStats stats = reducer_->stats();
     const bool pushed = stats_ring_.try_push(std::move(stats));

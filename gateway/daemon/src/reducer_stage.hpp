@@ -32,6 +32,7 @@
 #include "evac/protocol/messages.hpp"
 #include "evac/wan/transport.hpp"
 #include "event_fd.hpp"
+#include "home_content.hpp"
 
 namespace evac::daemon {
 
@@ -90,8 +91,13 @@ struct AddVm {
     uint32_t generation = 0;
     std::vector<prestage::RegionInfo> regions;
     std::shared_ptr<VmFlow> flow;
+    std::vector<HomeSource> sources{};  // its content, while it runs here
 };
 struct RemoveVm {
+    VmId vm{};
+};
+// It is not known to run here any more: its files are not read. AddVm brings them again.
+struct CloseContent {
     VmId vm{};
 };
 struct ResetVm {
@@ -134,8 +140,9 @@ struct Urgent {
 struct SendBallast {
     uint64_t until_ns = 0;
 };
-using Command = std::variant<NewSession, AddVm, RemoveVm, ResetVm, LoadTags, Acknowledge, Naks,
-                             SealAnswered, AllowFinal, FinalMode, Urgent, SendBallast>;
+using Command =
+    std::variant<NewSession, AddVm, RemoveVm, CloseContent, ResetVm, LoadTags, Acknowledge, Naks,
+                 SealAnswered, AllowFinal, FinalMode, Urgent, SendBallast>;
 }  // namespace to_reducer
 
 namespace from_reducer {
@@ -164,6 +171,15 @@ struct ReducerOptions {
     double ceiling_bytes_per_s = 0;  // of prestaging; 0 = none
     uint64_t delta_cache_bytes = 256 * kMiB;
     size_t capture_lanes = 2;
+    // Of the thread's time, for reads of content at home that wait, and for re-indexing.
+    double background_share = 0.05;
+};
+
+// As of a second ago.
+struct ReindexStatus {
+    std::atomic<bool> running{false};
+    std::atomic<uint64_t> pages_done{0};
+    std::atomic<uint64_t> pages_total{0};
 };
 
 class ReducerStage {
@@ -194,6 +210,7 @@ class ReducerStage {
 
     // Control thread; a snapshot about a second old.
     const dedup::ReducerStats& stats();
+    const ReindexStatus& reindex() const { return reindex_; }  // any thread
 
     static constexpr size_t kLaneItems = 2048;      // 8 MiB of pages per capture worker
     static constexpr size_t kMessagesWaiting = 16;  // from ingest, at most 256 KiB each
@@ -229,6 +246,7 @@ class ReducerStage {
     void handle(to_reducer::NewSession& c);
     void handle(to_reducer::AddVm& c);
     void handle(to_reducer::RemoveVm& c);
+    void handle(to_reducer::CloseContent& c);
     void handle(to_reducer::ResetVm& c);
     void handle(to_reducer::LoadTags& c);
     void handle(to_reducer::Acknowledge& c);
@@ -258,6 +276,11 @@ class ReducerStage {
     void publish_stats();
     void publish_rungs(VmId id, const Vm& vm);
     void tune(const dedup::EncodedBatch& batch);
+    // --- reducer_content.cpp
+    void add_sources(VmId vm, std::vector<HomeSource>&& sources);
+    void reindex_soon();
+    bool reindex_some();
+    void publish_reindex();
     void wait(std::stop_token stop);
 
     const ReducerOptions options_;
@@ -265,6 +288,11 @@ class ReducerStage {
     const Clock& clock_;
     Logger& log_;
     dedup::Index* index_ = nullptr;
+    HomeContent content_;
+    bool reindex_due_ = false;  // a pass is to begin, not before reindex_after_ns_
+    bool reindexing_ = false;
+    uint64_t reindex_after_ns_ = 0;
+    ReindexStatus reindex_;
     std::unique_ptr<dedup::Reducer> reducer_;
     prestage::PagePool pool_;
     dedup::ReductionTuner tuner_;

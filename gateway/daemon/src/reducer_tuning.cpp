@@ -1,6 +1,5 @@
 // The reducer thread's choice of rungs and zstd level, and what it reports per VM.
-#include <ctime>
-
+#include "cpu_time.hpp"
 #include "reducer_stage.hpp"
 
 namespace evac::daemon {
@@ -8,12 +7,6 @@ namespace {
 
 constexpr uint64_t kTunedBytesMin = 4 * kMiB;  // waiting: below, draining takes no time to save
 constexpr uint64_t kRateNs = 50 * kNsPerMs;    // between looks at the transport's rate
-
-uint64_t thread_cpu_ns() {
-    timespec now{};
-    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return static_cast<uint64_t>(now.tv_sec) * kNsPerSecond + static_cast<uint64_t>(now.tv_nsec);
-}
 
 }  // namespace
 

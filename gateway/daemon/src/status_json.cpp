@@ -4,6 +4,7 @@
 #include <set>
 
 #include "app.hpp"
+#include "index_json.hpp"
 
 namespace evac::daemon {
 namespace {
@@ -248,6 +249,10 @@ Json status_json(App& app) {
                         {"batches", reduction.batches},
                         {"naks", reduction.naks},
                         {"stale_hits", reduction.stale_hits},
+                        {"references_to_memory", reduction.references_to_memory},
+                        {"references_to_disk", reduction.references_to_disk},
+                        {"index", index_json(app.index().stats())},
+                        {"reindex", reindex_json(app.reducer().reindex(), reduction)},
                         {"message_mib", rounded(mib(reduction.message_bytes))}};
     if (!app.home().vms().empty()) {
         if (const auto* plan = app.plans().recent()) {

@@ -139,6 +139,12 @@ struct ReducerOptions {
     uint64_t cache_bytes = 256 * kMiB;  // content of pages sent last, to delta against
 };
 
+struct ReindexProgress {
+    bool running = false;
+    uint64_t pages_done = 0;
+    uint64_t pages_total = 0;  // of all declared regions
+};
+
 // Port to content at home. Called by the reducer thread, at most twice per page.
 class BaseReader {
   public:
@@ -224,10 +230,12 @@ class Reducer {
     // The pair's secret has changed: everything said about away is unknown until load_tags, old
     // index entries miss, pages go as literals meanwhile. Nothing waits.
     void rekey(IdentityHasher hasher);
-    // Reads up to `pages` pages through the BaseReader and learns those that away has. False: the
-    // pass is through (or there is no reader). begin_reindex() starts a pass.
+    // Looks at up to `pages` pages; those that away has and that are not sketched are read through
+    // the BaseReader and learned. False: the pass is through (or there is no reader).
+    // begin_reindex() starts a pass; forget_vm() ends it.
     void begin_reindex();
     bool reindex(uint64_t pages);
+    ReindexProgress reindex_progress() const;
     // Emits every open batch (of a lane; of a VM): when the queue is empty, and before a SEAL.
     void flush();
     void flush_vm(VmId vm);
