@@ -106,6 +106,11 @@ Observation Catalogue::update_zero(RegionId region, uint64_t page) {
     return update(region, page, zero_, true);
 }
 
+void Catalogue::observe_unchanged(RegionId region, uint64_t page) {
+    uint8_t& heat = at(region, page).heat[page];
+    if (heat != 0) heat = colder(heat);
+}
+
 Fingerprint Catalogue::fingerprint(RegionId region, uint64_t page) const {
     return at(region, page).fingerprints[page];
 }

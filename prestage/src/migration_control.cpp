@@ -19,6 +19,7 @@ using qmp::Json;
 
 constexpr int kQmpMs = 5'000;
 constexpr long kPollNs = 2'000'000;
+constexpr std::string_view kBackgroundSnapshot = "background-snapshot";
 constexpr uint64_t kHealBandwidth = uint64_t{1} << 40;
 
 void pause_ns(long ns) {
@@ -95,6 +96,13 @@ Status check_not_over(qmp::Client& client) {
 
 Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t max_bandwidth,
                       SavedSettings& saved) {
+    static constexpr std::array<std::string_view, 1> kSnapshot{kBackgroundSnapshot};
+    return apply_capabilities(client, std::span(kSnapshot).first(background_snapshot ? 1 : 0),
+                              max_bandwidth, saved);
+}
+
+Status apply_capabilities(qmp::Client& client, std::span<const std::string_view> wanted,
+                          uint64_t max_bandwidth, SavedSettings& saved) {
     const auto parameters = client.execute("query-migrate-parameters", Json::object(), kQmpMs);
     if (!parameters.ok()) return parameters.error();
     const std::string tls = json::text(*parameters, "tls-creds");
@@ -106,28 +114,27 @@ Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t ma
     const auto capabilities = client.execute("query-migrate-capabilities", Json::object(), kQmpMs);
     if (!capabilities.ok()) return capabilities.error();
     Json changes = Json::array();
+    Json snapshot_on = Json::array();
     std::vector<std::pair<std::string, bool>> found;
-    bool known = false;
+    std::vector<std::string_view> missing(wanted.begin(), wanted.end());
     for (const Json& entry : json::array(*capabilities)) {
         const std::string name = json::text(entry, "capability");
-        const bool is_snapshot = name == "background-snapshot";
-        known = known || is_snapshot;
+        std::erase(missing, std::string_view(name));
         if (name == "events") continue;
         const bool state = json::flag(entry, "state");
-        const bool wanted = is_snapshot && background_snapshot;
-        if (state == wanted) continue;
-        changes.push_back(capability(name, wanted));
-        found.emplace_back(name, state && !is_snapshot);
+        const bool on = std::ranges::find(wanted, std::string_view(name)) != wanted.end();
+        if (state == on) continue;
+        (name == kBackgroundSnapshot && on ? snapshot_on : changes).push_back(capability(name, on));
+        found.emplace_back(name, state && name != kBackgroundSnapshot);
     }
-    if (background_snapshot && !known) {
-        return make_error(
-            Errc::refused,
-            "this QEMU has no capability background-snapshot (QEMU 6.0 and later have)");
+    if (!missing.empty()) {
+        return make_error(Errc::refused, "this QEMU has no capability " + std::string(missing[0]) +
+                                             " (QEMU 6.0 and later have)");
     }
-    if (!changes.empty()) {
-        saved.capabilities = std::move(found);
-        EVAC_TRY(
-            client.execute("migrate-set-capabilities", Json{{"capabilities", changes}}, kQmpMs));
+    if (!found.empty()) saved.capabilities = std::move(found);
+    for (const Json* part : {&changes, &snapshot_on}) {
+        if (part->empty()) continue;
+        EVAC_TRY(client.execute("migrate-set-capabilities", Json{{"capabilities", *part}}, kQmpMs));
     }
     const uint64_t bandwidth = json::number(*parameters, "max-bandwidth");
     if (bandwidth != max_bandwidth) {

@@ -3,7 +3,9 @@
 // puts back, and the way back to a running guest after any failure. Internal to this library.
 // Owner: the thread that runs the capture.
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -34,9 +36,19 @@ struct SavedSettings {
     std::vector<std::pair<std::string, bool>> capabilities;  // those that were changed, as found
     std::optional<uint64_t> max_bandwidth;
 };
-// All capabilities off but background-snapshot (as asked for) and `events`, which changes nothing
-// for us; max-bandwidth as given. Refuses when migrations use TLS. What was changed is in `saved`
-// also after a failure.
+// All capabilities off but `wanted` and `events`, which changes nothing for us; max-bandwidth as
+// given. Refuses when migrations use TLS. What was changed is in `saved` also after a failure.
+// background-snapshot is set last and by itself, because QEMU judges it by the capabilities in
+// force: RAM in a file of a disk file system is no obstacle once x-ignore-shared leaves it out.
+Status apply_capabilities(qmp::Client& client, std::span<const std::string_view> wanted,
+                          uint64_t max_bandwidth, SavedSettings& saved);
+inline Status apply_capabilities(qmp::Client& client,
+                                 std::initializer_list<std::string_view> wanted,
+                                 uint64_t max_bandwidth, SavedSettings& saved) {
+    return apply_capabilities(client, std::span(wanted.begin(), wanted.size()), max_bandwidth,
+                              saved);
+}
+// None but background-snapshot, as asked for.
 Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t max_bandwidth,
                       SavedSettings& saved);
 // As found; only background-snapshot is always left off, because an earlier gateway that was killed

@@ -27,7 +27,7 @@ Status PageFilter::ram_blocks(std::span<const RamBlock> blocks) {
         const auto index = static_cast<uint16_t>(found - regions.begin());
         map_.push_back(RegionId{index});
         seen_.emplace_back((catalogue_.page_count(RegionId{index}) + 63) / 64);
-        pages_ += catalogue_.page_count(RegionId{index});
+        if (RegionId{index} != mapped_) pages_ += catalogue_.page_count(RegionId{index});
     }
     if (static_cast<ptrdiff_t>(blocks.size()) != std::ranges::count_if(regions, is_ram)) {
         return changed("a RAM block is gone");
@@ -58,7 +58,7 @@ void PageFilter::note(uint16_t block, uint64_t page) {
     ++result_.pages_seen;
     uint64_t& word = seen_[block][page / 64];
     const uint64_t bit = uint64_t{1} << (page % 64);
-    distinct_ += (word & bit) == 0 ? 1 : 0;
+    distinct_ += (word & bit) == 0 && map_[block] != mapped_ ? 1U : 0U;
     word |= bit;
 }
 

@@ -3,6 +3,7 @@
 // what differs goes to the sink. Also counts which pages came. Owner: the capture worker.
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,8 +19,10 @@ namespace evac::prestage {
 class PageFilter final : public StreamSink {
   public:
     // All must outlive the filter. Counts go into `result`, whose epoch is that of the pages.
-    PageFilter(Catalogue& catalogue, PageSink& sink, RoundResult& result)
-        : catalogue_(catalogue), sink_(sink), result_(result) {}
+    // `mapped`: a region whose pages are not expected in the stream.
+    PageFilter(Catalogue& catalogue, PageSink& sink, RoundResult& result,
+               std::optional<RegionId> mapped = std::nullopt)
+        : catalogue_(catalogue), sink_(sink), result_(result), mapped_(mapped) {}
 
     Status ram_blocks(std::span<const RamBlock> blocks) override;
     void page(uint16_t block, uint64_t page, ByteSpan bytes) override;
@@ -34,6 +37,7 @@ class PageFilter final : public StreamSink {
     Catalogue& catalogue_;
     PageSink& sink_;
     RoundResult& result_;
+    const std::optional<RegionId> mapped_;
     std::vector<RegionId> map_;                // stream block -> region
     std::vector<std::vector<uint64_t>> seen_;  // one bit per page
     uint64_t pages_ = 0;

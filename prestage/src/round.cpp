@@ -5,6 +5,7 @@
 
 #include "capture_socket.hpp"
 #include "evac/core/units.hpp"
+#include "evac/prestage/mapped_memory.hpp"
 #include "evac/prestage/stream_guard.hpp"
 #include "evac/qmp/client.hpp"
 #include "migration_control.hpp"
@@ -23,6 +24,28 @@ constexpr int kCompletionMs = 30'000;  // from the end of the stream to `complet
 constexpr uint64_t kSelfResumeNs =
     100 * kNsPerMs;  // after the first page; then we say cont (newer QEMUs, see below)
 
+bool uses_mapping(RoundMethod method) {
+    return method == RoundMethod::mapped_refresh || method == RoundMethod::mapped_sealed ||
+           method == RoundMethod::mapped_stopped || method == RoundMethod::mapped_final;
+}
+
+bool uses_snapshot(RoundMethod method) {
+    return method == RoundMethod::sealed_live || method == RoundMethod::mapped_sealed;
+}
+
+bool is_final(RoundMethod method) {
+    return method == RoundMethod::final_stopped || method == RoundMethod::mapped_final;
+}
+
+std::optional<RegionId> mapped_region(const Catalogue& catalogue, const RoundOptions& options) {
+    if (!uses_mapping(options.method)) return std::nullopt;
+    EVAC_ASSERT(options.mapped != nullptr);
+    const auto& regions = catalogue.regions();
+    const auto found = std::ranges::find(regions, options.mapped->block().name, &RegionInfo::name);
+    EVAC_ASSERT(found != regions.end());
+    return RegionId{static_cast<uint16_t>(found - regions.begin())};
+}
+
 // One round in progress. Every function is a step; a failure of any of them ends in recover().
 class Round {
   public:
@@ -32,7 +55,10 @@ class Round {
           clock_(clock),
           log_(log),
           options_(options),
-          filter_(catalogue, sink, result_) {
+          catalogue_(catalogue),
+          sink_(sink),
+          mapped_(mapped_region(catalogue, options)),
+          filter_(catalogue, sink, result_, mapped_) {
         result_.epoch = options.epoch;
         result_.method = options.method;
         start_ns_ = clock.now_ns();
@@ -72,7 +98,7 @@ class Round {
             release_guard();
             return;
         }
-        if (options_.method != RoundMethod::sealed_live) {
+        if (!uses_snapshot(options_.method)) {
             abandon(stream_, client_.peer_pid());
         } else {
             const Status ended = discard(std::move(stream_), client_.peer_pid(), clock_);
@@ -90,7 +116,7 @@ class Round {
     Status check_state() {
         const auto guest = query_guest(client_);
         if (!guest.ok()) return guest.error();
-        const bool may_be_paused = options_.method == RoundMethod::final_stopped;
+        const bool may_be_paused = is_final(options_.method);
         if (guest->status != "running" && !(may_be_paused && guest->status == "paused")) {
             return make_error(Errc::refused, "the VM is '" + guest->status + "'; a round (" +
                                                  to_string(options_.method) + ") needs it running" +
@@ -107,6 +133,15 @@ class Round {
     }
 
     Status capture() {
+        if (mapped_ && was_running_) {
+            EVAC_TRY(scan());
+            // The guest is not stopped for what would be no recovery point.
+            const bool full = scan_.stopped_early && !is_final(options_.method);
+            if (full || options_.method == RoundMethod::mapped_refresh) {
+                result_.pages_missing = ram_pages() - scan_.pages_seen;
+                return {};
+            }
+        }
         auto socket =
             CaptureSocket::listen(options_.run_dir, std::to_string(client_.peer_pid()) + "-" +
                                                         std::to_string(raw(options_.epoch)) + "-" +
@@ -114,9 +149,15 @@ class Round {
         if (!socket.ok()) return socket.error();
         if (options_.before_touch) EVAC_TRY(options_.before_touch());
         touched_ = true;
-        const bool snapshot = options_.method == RoundMethod::sealed_live;
-        EVAC_TRY(apply_settings(client_, snapshot, kCaptureBandwidth, saved_));
+        const bool snapshot = uses_snapshot(options_.method);
+        EVAC_TRY(apply_capabilities(client_, capabilities(), kCaptureBandwidth, saved_));
         EVAC_TRY(stop_guest());
+        if (mapped_) {
+            result_.pages_dropped = 0;  // only what this scan drops is missing
+            EVAC_TRY(scan());
+            result_.scan_ns = scan_.duration_ns;
+            if (scan_.stopped_early) return end_unsealed();
+        }
         EVAC_TRY(limits_.check(clock_.now_ns(), clock_.now_ns()));
         EVAC_TRY(client_.execute("migrate", Json{{"uri", socket->uri()}}));
         // Not to be cancelled: a stream that QEMU has begun must be ended in an orderly way.
@@ -135,12 +176,63 @@ class Round {
         }
         EVAC_TRY(read_stream());
         EVAC_TRY(await_completed());
-        if (options_.method != RoundMethod::final_stopped) EVAC_TRY(await_running());
+        if (!is_final(options_.method)) EVAC_TRY(await_running());
+        put_settings_back();
+        return {};
+    }
+
+    void put_settings_back() {
         const Status restored = restore_settings(client_, saved_);
         if (!restored.ok()) {
             log_.warning("capture " + client_.path() +
                          ": migration settings not put back: " + restored.error().message());
         }
+    }
+
+    std::span<const std::string_view> capabilities() const {
+        static constexpr std::array<std::string_view, 2> kBoth{"background-snapshot",
+                                                               "x-ignore-shared"};
+        const size_t first = uses_snapshot(options_.method) ? 0 : 1;
+        return std::span(kBoth).subspan(first, (mapped_ ? 2U : 1U) - first);
+    }
+
+    uint64_t ram_pages() const {
+        uint64_t pages = 0;
+        for (size_t i = 0; i < catalogue_.regions().size(); ++i) {
+            const bool is_disk = catalogue_.regions()[i].kind == RegionKind::disk;
+            if (!is_disk) pages += catalogue_.page_count(RegionId{static_cast<uint16_t>(i)});
+        }
+        return pages;
+    }
+
+    // Compares the mapped RAM as it is now.
+    Status scan() {
+        ScanRequest request;
+        request.region = *mapped_;
+        request.epoch = options_.epoch;
+        request.check = [this] {
+            const uint64_t now_ns = clock_.now_ns();
+            return limits_.check(now_ns, now_ns);
+        };
+        auto scanned = options_.mapped->scan(catalogue_, sink_, request);
+        if (!scanned.ok()) return scanned.error();
+        scan_ = *scanned;
+        result_.pages_seen += scan_.pages_seen;
+        result_.pages_zero += scan_.pages_zero;
+        result_.pages_changed += scan_.pages_changed;
+        result_.pages_dropped += scan_.stopped_early ? 1 : 0;
+        return {};
+    }
+
+    // The sink was full in the middle of the stopped scan: no recovery point. The guest goes on, or
+    // stands still after a final pass as it would have.
+    Status end_unsealed() {
+        result_.pages_missing = ram_pages() - scan_.pages_seen;
+        if (!is_final(options_.method)) {
+            EVAC_TRY(client_.execute("cont"));
+            EVAC_TRY(await_running());
+        }
+        put_settings_back();
         return {};
     }
 
@@ -175,6 +267,11 @@ class Round {
         result_.device_state = std::move(device_state).value();
         result_.stream_bytes = parser.stream_bytes();
         result_.pages_missing = filter_.missing();
+        if (result_.device_state.shared_left_out != mapped_.has_value()) {
+            return make_error(Errc::corrupt,
+                              "the migration stream leaves shared RAM out, or does not, "
+                              "against what was asked for (x-ignore-shared)");
+        }
         return {};
     }
 
@@ -183,8 +280,7 @@ class Round {
     // after device state and write protection are in place, so that cont is right then. The answer
     // is not waited for: to resume, QEMU may need us to go on reading.
     void watch_resume(const StreamParser& parser) {
-        if (options_.method != RoundMethod::sealed_live || resume_us_ != 0 || !client_.usable())
-            return;
+        if (!uses_snapshot(options_.method) || resume_us_ != 0 || !client_.usable()) return;
         const auto event = client_.wait_event("RESUME", 0);
         if (event.ok()) {
             resume_us_ = event_time_us(*event);
@@ -209,7 +305,9 @@ class Round {
 
     // The guest runs (again), and the pause is known.
     Status await_running() {
-        if (options_.method == RoundMethod::stopped_pass) EVAC_TRY(client_.execute("cont"));
+        const bool migrated = options_.method == RoundMethod::stopped_pass ||
+                              options_.method == RoundMethod::mapped_stopped;
+        if (migrated && !result_.device_state.tail.empty()) EVAC_TRY(client_.execute("cont"));
         const bool resumed_by_itself = resume_us_ != 0;
         if (resume_us_ == 0) {
             auto event = client_.wait_event("RESUME", kEventMs);
@@ -245,7 +343,11 @@ class Round {
     const Clock& clock_;
     Logger& log_;
     const RoundOptions& options_;
+    Catalogue& catalogue_;
+    PageSink& sink_;
     RoundResult result_;
+    const std::optional<RegionId> mapped_;
+    ScanResult scan_;  // the last one
     PageFilter filter_;
     WaitLimits limits_;
     SavedSettings saved_;
@@ -271,6 +373,14 @@ const char* to_string(RoundMethod method) {
             return "stopped_pass";
         case RoundMethod::final_stopped:
             return "final_stopped";
+        case RoundMethod::mapped_refresh:
+            return "mapped_refresh";
+        case RoundMethod::mapped_sealed:
+            return "mapped_sealed";
+        case RoundMethod::mapped_stopped:
+            return "mapped_stopped";
+        case RoundMethod::mapped_final:
+            return "mapped_final";
     }
     return "?";
 }
@@ -281,8 +391,7 @@ RoundRunner::RoundRunner(qmp::Client& client, Catalogue& catalogue, const Clock&
 Result<RoundResult> RoundRunner::run(const RoundOptions& options, PageSink& sink) {
     Round round(client_, catalogue_, clock_, log_, options, sink);
     auto result = round.run();
-    ran_before_final_ =
-        result.ok() && options.method == RoundMethod::final_stopped && round.was_running();
+    ran_before_final_ = result.ok() && is_final(options.method) && round.was_running();
     return result;
 }
 
@@ -305,7 +414,8 @@ Status ensure_running(qmp::Client& client, const std::string& run_dir, const Clo
     if (!state.ok()) log.warning("capture " + client.path() + ": " + state.error().message());
     Recovery recovery;
     recovery.was_running = true;
-    recovery.saved.capabilities.emplace_back("background-snapshot", false);
+    for (const char* ours : {"background-snapshot", "x-ignore-shared"})
+        recovery.saved.capabilities.emplace_back(ours, false);
     recovery.run_dir = run_dir;
     recovery.limit_ms = kRecoveryMs;
     recovery.heal = has_userfault_fd(client.peer_pid());

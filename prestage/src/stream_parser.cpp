@@ -132,11 +132,12 @@ Result<size_t> StreamParser::consume(ByteSpan in) {
             return in.size();
         }
         const bool in_prefix = !prefix_complete_;
+        left_out_ = 0;
         const Result<size_t> used = step(rest);
         if (!used.ok()) return used.error();
         if (*used == kNeedMore) break;
         if (in_prefix) {
-            const ByteSpan element = rest.first(*used);
+            const ByteSpan element = rest.first(*used - left_out_);
             out_.prefix.insert(out_.prefix.end(), element.begin(), element.end());
             if (out_.prefix.size() > kPrefixBytesMax)
                 return corrupt("more than 64 KiB before the first page");
@@ -253,9 +254,18 @@ Result<size_t> StreamParser::parse_subsection(ByteSpan in) {
     if (name == "configuration/capabilities") {
         const uint32_t count = reader.be32();
         if (!reader.ok()) return kNeedMore;
-        if (count != 0)
-            return refused(
-                "it depends on migration capabilities (x-ignore-shared?); switch them off");
+        if (count > 1)
+            return refused("it depends on " + std::to_string(count) +
+                           " migration capabilities; none or x-ignore-shared is accepted");
+        if (count == 1) {
+            const std::string_view capability = as_text(reader.take(reader.u8()));
+            if (!reader.ok()) return kNeedMore;
+            if (capability != "x-ignore-shared")
+                return refused("it depends on migration capability " + quoted(capability) +
+                               "; none or x-ignore-shared is accepted");
+            out_.shared_left_out = true;
+            left_out_ = 1 + reader.offset();
+        }
     } else if (name == "configuration/target-page-bits") {
         const uint32_t bits = reader.be32();
         if (!reader.ok()) return kNeedMore;
@@ -304,6 +314,10 @@ Result<size_t> StreamParser::parse_ram_block(ByteSpan in) {
     ByteReader reader(in);
     const std::string_view name = as_text(reader.take(reader.u8()));
     const uint64_t size_bytes = reader.be64();
+    if (out_.shared_left_out) {
+        reader.be64();  // address in its memory region
+        left_out_ = sizeof(uint64_t);
+    }
     if (!reader.ok()) return kNeedMore;
     if (!printable(name)) return corrupt("RAM block name " + quoted(name));
     if (size_bytes == 0 || size_bytes > setup_left_bytes_) {

@@ -30,8 +30,17 @@ class StreamBuilder {
         w().put(body);
         return *this;
     }
+    // As x-ignore-shared has it: ignore_shared() before, with_addresses here.
+    StreamBuilder& ignore_shared(std::string_view capability = "x-ignore-shared") {
+        Bytes body;
+        ByteWriter writer(body);
+        writer.be32(1);
+        writer.u8(static_cast<uint8_t>(capability.size()));
+        writer.put(capability);
+        return subsection("configuration/capabilities", 1, body);
+    }
     StreamBuilder& ram_start(const std::vector<RamBlock>& blocks, std::string_view id = "ram",
-                             uint32_t version = 4) {
+                             uint32_t version = 4, bool with_addresses = false) {
         w().u8(1);
         w().be32(kRamSection);
         text(id);
@@ -43,6 +52,7 @@ class StreamBuilder {
         for (const RamBlock& block : blocks) {
             text(block.name);
             w().be64(block.size_bytes);
+            if (with_addresses) w().be64(0xfd000000);
         }
         return eos();
     }

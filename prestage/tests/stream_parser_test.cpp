@@ -157,11 +157,42 @@ TEST(StreamParser, KnownSubsectionsAreTaken) {
     EXPECT_TRUE(parse(b.bytes(), 1).state.ok());
 }
 
+// What is kept of it lands in a QEMU that knows nothing of the capability.
+TEST(StreamParser, IgnoreSharedLeavesNoTraceInTheDeviceState) {
+    const auto build = [](bool ignore_shared) {
+        StreamBuilder b;
+        b.header();
+        if (ignore_shared) b.ignore_shared();
+        b.ram_start(small_blocks(), "ram", 4, ignore_shared);
+        b.part().page(0x1000, "vga.vram", std::byte{0x22}).eos().end().eos();
+        return b.device("timer", "abc").finish().bytes();
+    };
+    const Outcome plain = parse(build(false));
+    ASSERT_TRUE(plain.state.ok()) << plain.state.error().message();
+    EXPECT_FALSE(plain.state->shared_left_out);
+    const Bytes stream = build(true);
+    for (const size_t chunk : {size_t{1}, size_t{3}, size_t{64}, stream.size()}) {
+        const Outcome out = parse(stream, chunk);
+        ASSERT_TRUE(out.state.ok()) << out.state.error().message();
+        EXPECT_TRUE(out.state->shared_left_out);
+        EXPECT_EQ(out.text, plain.text);
+        EXPECT_EQ(out.state->prefix, plain.state->prefix);
+        EXPECT_EQ(out.state->tail, plain.state->tail);
+        EXPECT_EQ(out.state->blocks, plain.state->blocks);
+    }
+    for (size_t size = 0; size < stream.size(); ++size) {
+        EXPECT_FALSE(parse(ByteSpan(stream).first(size)).state.ok()) << size;
+    }
+}
+
 TEST(StreamParser, UnsupportedIsRefused) {
     const std::array<std::byte, 4> one{{{}, {}, {}, std::byte{1}}};
-    StreamBuilder caps, bits, other;
-    expect_error(caps.header().subsection("configuration/capabilities", 1, one), Errc::refused,
-                 "x-ignore-shared");
+    const std::array<std::byte, 4> two{{{}, {}, {}, std::byte{2}}};
+    StreamBuilder caps, compress, bits, other;
+    expect_error(caps.header().subsection("configuration/capabilities", 1, two), Errc::refused,
+                 "none or x-ignore-shared is accepted");
+    expect_error(compress.header().ignore_shared("compress"), Errc::refused,
+                 "capability 'compress'; none or x-ignore-shared is accepted");
     expect_error(bits.header().subsection("configuration/target-page-bits", 1, one), Errc::refused,
                  "2^1 bytes");
     expect_error(other.header().subsection("configuration/new", 1, one), Errc::refused,

@@ -54,6 +54,9 @@ class Catalogue {
     // The same for a page known to be all zero bits, without hashing.
     Observation update_zero(RegionId region, uint64_t page);
 
+    // For a caller that has itself found a page to be what its entry says: it gets colder.
+    void observe_unchanged(RegionId region, uint64_t page);
+
     Fingerprint fingerprint(RegionId region, uint64_t page) const;
     uint8_t heat(RegionId region, uint64_t page) const;
     // The next observation will say changed: the page was dropped, or away does not have it.

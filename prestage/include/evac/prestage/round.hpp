@@ -2,13 +2,27 @@
 // Runs one capture round of one VM over QMP.
 //
 //   sealed_live    stop, hook, `migrate` with background-snapshot: the guest resumes by itself
-//   while its RAM as of the
-//                  stop is still being read. Disk and memory of one instant.
+//                  while its RAM as of the stop is still being read. Disk and memory of one
+//                  instant.
 //   stopped_pass   stop, hook, one plain pass over the stopped guest, cont. Where
-//   background-snapshot is not available. final_stopped  the same without cont: the guest stays
-//   stopped (run state postmigrate) for the handover.
+//                  background-snapshot is not available.
+//   final_stopped  the same without cont: the guest stays stopped (run state postmigrate) for the
+//                  handover.
 //
-// The most important property: on every failure a guest that ran before runs again (final_stopped
+// Where the main RAM is mapped into this process (mapped_memory.hpp) it is compared in place, and
+// only the rest (devices, small RAM blocks: below 1 MiB as a rule) comes through a migration with
+// x-ignore-shared:
+//
+//   mapped_refresh  a scan of the running guest, which is not touched: what changed is on its way
+//                   earlier. No recovery point: never complete.
+//   mapped_sealed   scan, stop, hook, scan, `migrate` with background-snapshot and x-ignore-shared:
+//                   the guest resumes by itself. Ends before the stop, incomplete, when the sink
+//                   took not everything.
+//   mapped_stopped  the same with a plain `migrate` and cont; see can_snapshot_beside_mapping.
+//   mapped_final    as mapped_stopped without cont. The first scan is left out if the guest stands
+//                   still already.
+//
+// The most important property: on every failure a guest that ran before runs again (final passes
 // included), also when the monitor connection broke: recovery then opens one of its own. Bounded by
 // kRecoveryMs after the stream's end. Capabilities and parameters are left as they were found
 // (background-snapshot: off).
@@ -35,6 +49,7 @@ class Client;
 
 namespace evac::prestage {
 
+class MappedMemory;
 class StreamGuard;
 
 inline constexpr int kRecoveryMs = 10'000;       // to get a guest running again after a failure
@@ -42,7 +57,15 @@ inline constexpr int kRoundLimitMs = 600'000;    // default of RoundOptions::tim
 inline constexpr int kStreamSilenceMs = 15'000;  // no byte for so long = failed
 inline constexpr uint64_t kCaptureBandwidth = uint64_t{1} << 40;  // bytes/s set as max-bandwidth
 
-enum class RoundMethod : uint8_t { sealed_live, stopped_pass, final_stopped };
+enum class RoundMethod : uint8_t {
+    sealed_live,
+    stopped_pass,
+    final_stopped,
+    mapped_refresh,
+    mapped_sealed,
+    mapped_stopped,
+    mapped_final,
+};
 const char* to_string(RoundMethod method);
 
 struct RoundOptions {
@@ -66,27 +89,31 @@ struct RoundOptions {
     // Finishes a sealed_live stream should this process die; nullptr = the guest then hangs until
     // connect_or_rescue and ensure_running are called. Must outlive the round.
     StreamGuard* guard = nullptr;
+    // The VM's main RAM; the mapped methods need it. Must outlive the round.
+    MappedMemory* mapped = nullptr;
 };
 
 struct RoundResult {
     Epoch epoch{};
     RoundMethod method{};
-    uint64_t pages_seen = 0;     // pages in the stream, repeats included
+    uint64_t pages_seen = 0;     // pages in the stream or scanned, repeats included
     uint64_t pages_zero = 0;     // of those, all zero bits
     uint64_t pages_changed = 0;  // handed to the sink, zero or not
     uint64_t pages_dropped = 0;  // refused by the sink; their catalogue entries are unknown now
-    uint64_t pages_missing = 0;  // pages of RAM that the stream never brought
+    uint64_t pages_missing = 0;  // pages of RAM that were never brought
     uint64_t stream_bytes = 0;
-    // STOP to RESUME by QEMU's own event timestamps; 0 for final_stopped (the pause has not ended).
+    // STOP to RESUME by QEMU's own event timestamps; 0 for final passes (the pause has not ended)
+    // and where the guest was not stopped.
     uint64_t pause_ns = 0;
     // From just before `stop` was sent, by our clock, to the RESUME event's timestamp: an upper
     // bound of the pause that includes the wait for QEMU's main loop (and up to 1 ms of rounding).
     uint64_t pause_upper_ns = 0;
     uint64_t hook_ns = 0;      // part of the pause spent in on_stopped
+    uint64_t scan_ns = 0;      // part of the pause spent comparing mapped memory
     uint64_t duration_ns = 0;  // whole round
     DeviceState device_state;
 
-    // Only a complete round may be sealed.
+    // Only a complete round may be sealed. mapped_refresh always misses what is not mapped.
     bool complete() const { return pages_dropped == 0 && pages_missing == 0; }
 };
 
@@ -102,7 +129,7 @@ class RoundRunner {
     // running.
     Result<RoundResult> run(const RoundOptions& options, PageSink& sink);
 
-    // After a successful final_stopped whose handover was called off: the guest runs again (only if
+    // After a successful final pass whose handover was called off: the guest runs again (only if
     // it ran before). Never call it once away may own the VM.
     Status resume_after_final();
 

@@ -45,8 +45,12 @@ struct DeviceState {
     std::string machine;           // alias resolved: "pc-q35-7.2"
     std::vector<RamBlock> blocks;  // in the stream's order
     uint32_t ram_section_id = 0;
-    Bytes prefix;  // magic .. footer of the RAM START section
-    Bytes tail;    // first FULL section .. 00 (EOF) inclusive; the JSON description is cut off
+    // magic .. footer of the RAM START section, as a stream without capabilities has it: what
+    // x-ignore-shared adds (its name, an address a block) is left out, so that a landing need not
+    // set it
+    Bytes prefix;
+    Bytes tail;  // first FULL section .. 00 (EOF) inclusive; the JSON description is cut off
+    bool shared_left_out = false;  // x-ignore-shared: pages of shared blocks are not in the stream
 
     bool operator==(const DeviceState&) const = default;
 };
@@ -119,6 +123,7 @@ class StreamParser {
     uint64_t parsed_bytes_ = 0;  // consumed; the offset in messages
     Bytes carry_;  // front of an element that straddles chunks; below kElementBytesMax
     DeviceState out_;
+    size_t left_out_ = 0;  // bytes at the end of the current element that the prefix does not keep
     uint64_t setup_left_bytes_ = 0;  // of MEM_SIZE's total, not yet named by blocks
     uint16_t block_ = 0;
     bool block_known_ = false;
