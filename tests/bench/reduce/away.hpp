@@ -15,9 +15,9 @@ class Away : public dedup::StagedPages {
     Away(uint64_t ram_pages, uint64_t disk_pages) : pages_{ram_pages, disk_pages} {
         for (size_t region = 0; region < pages_.size(); ++region) {
             // Zero pages take no memory.
-            void* at = mmap(nullptr, std::max<size_t>(1, pages_[region]) * kPageBytes,
-                            PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                            -1, 0);
+            void* at =
+                mmap(nullptr, std::max<size_t>(1, pages_[region]) * kPageBytes,
+                     PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
             EVAC_ASSERT(at != MAP_FAILED);
             bytes_[region] = static_cast<std::byte*>(at);
         }

@@ -28,8 +28,8 @@ Result<Baseline> zero_elimination_and_zstd(const Dump& dump, int level) {
     bool failed = false;
     // What does not shrink goes raw.
     const auto compressed = [&](const std::byte* from, size_t bytes) -> uint64_t {
-        const size_t size = ZSTD_compressCCtx(context.get(), packed.data(), packed.size(), from,
-                                              bytes, level);
+        const size_t size =
+            ZSTD_compressCCtx(context.get(), packed.data(), packed.size(), from, bytes, level);
         if (ZSTD_isError(size) != 0) failed = true;
         return std::min(size, bytes);
     };

@@ -7,9 +7,9 @@
 namespace evac::reduce {
 
 struct Baseline {
-    uint64_t pages = 0;           // not zero
-    uint64_t batch_bytes = 0;     // 16 pages at a time
-    uint64_t page_bytes = 0;      // each alone
+    uint64_t pages = 0;        // not zero
+    uint64_t batch_bytes = 0;  // 16 pages at a time
+    uint64_t page_bytes = 0;   // each alone
     uint64_t smaller() const { return batch_bytes < page_bytes ? batch_bytes : page_bytes; }
 };
 

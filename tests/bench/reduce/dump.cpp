@@ -11,9 +11,7 @@
 namespace evac::reduce {
 
 Result<Dump> Dump::open(const std::string& path) {
-    const auto failed = [&] {
-        return make_error(Errc::io, path + ": " + std::strerror(errno));
-    };
+    const auto failed = [&] { return make_error(Errc::io, path + ": " + std::strerror(errno)); };
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) return failed();
     struct stat status {};

@@ -75,7 +75,7 @@ def install_tools() -> None:
     run(["apt-get", "-q", "install", "-y", "--no-install-recommends", "mmdebstrap"], 600)
 
 
-def make_root(folder: Path) -> None:
+def make_root(folder: Path, kernel: Path) -> None:
     install_tools()
     say(f"installing {', '.join(PACKAGES)} into a root file system (2 to 4 minutes)")
     run(["mmdebstrap", "--mode=root", "--variant=minbase",
@@ -86,6 +86,9 @@ def make_root(folder: Path) -> None:
     run(["unshare", "--fork", "--pid", "--net", "--mount", "--kill-child",
          "chroot", str(folder), "/bin/bash", "/load.sh"], 1200)  # fmt: skip
     (folder / "load.sh").unlink()
+    # A guest's kernel is on its disk, where the boot loader takes it from. What a boot leaves of it
+    # in memory is the same with -kernel.
+    shutil.copy2(kernel, folder / "boot" / "vmlinuz")
 
 
 def make_disk(root: Path, disk: Path) -> None:
@@ -99,15 +102,15 @@ def make_disk(root: Path, disk: Path) -> None:
          "-d", str(root), str(disk)], 600)  # fmt: skip
 
 
-def root_disk(cache: Path) -> Path:
+def root_disk(cache: Path, kernel: Path) -> Path:
     """The disk, from the cache or made."""
-    out = cache / f"disk-{key_of(GUEST / 'load.sh', SUITE, *PACKAGES)}.raw"
+    out = cache / f"disk-{key_of(GUEST / 'load.sh', kernel, SUITE, *PACKAGES)}.raw"
     if out.exists():
         return out
     work = cache / f"work.{os.getpid()}"
     try:
         work.mkdir(parents=True)
-        make_root(work / "root")
+        make_root(work / "root", kernel)
         make_disk(work / "root", work / "disk.raw")
         (work / "disk.raw").rename(out)
     finally:
@@ -145,4 +148,5 @@ def corpus_image() -> CorpusImage:
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     guests = build_image()
-    return CorpusImage(guests.kernel, corpus_initrd(cache, guests.initrd), root_disk(cache))
+    initrd = corpus_initrd(cache, guests.initrd)
+    return CorpusImage(guests.kernel, initrd, root_disk(cache, guests.kernel))

@@ -1,7 +1,7 @@
 #pragma once
 // Which pages of a memory dump are quarters of InnoDB frames (16 KiB).
 //
-//   frame := 0 (no key):be32  number:be32  prev:be32  next:be32  lsn:be64  type:be16  flush_lsn:be64
+//   frame := 0 (no key):be32  number:be32  prev:be32  next:be32  lsn:be64  type:be16 flush_lsn:be64
 //            space:be32 ... lsn_low:be32 checksum:be32                        (full_crc32 format)
 //
 // A frame lies in four neighbouring pages, at any page boundary. It is recognised by a header whose

@@ -94,9 +94,9 @@ Result<Shipped> Pair::ship(const Dump& dump, RegionId region, Epoch epoch) {
     std::vector<Fingerprint>& sent = sent_[raw(region)];
     std::vector<float>& wire = wire_[raw(region)];
     if (dump.pages() != sent.size()) {
-        return make_error(Errc::invalid_argument,
-                          "dump of " + std::to_string(dump.pages()) + " pages, its region has " +
-                              std::to_string(sent.size()));
+        return make_error(Errc::invalid_argument, "dump of " + std::to_string(dump.pages()) +
+                                                      " pages, its region has " +
+                                                      std::to_string(sent.size()));
     }
     Shipped shipped;
     shipped.rungs = static_cast<const dedup::RungTable&>(reducer_->stats());
@@ -114,7 +114,8 @@ Result<Shipped> Pair::ship(const Dump& dump, RegionId region, Epoch epoch) {
         if (!zero) shipped.pages.push_back(number);
         wire[number] = 0;
         group.push_back({PageKey{kVm, region, number}, epoch, fingerprint, zero,
-                         zero ? std::span<const std::byte>() : std::span<const std::byte>(page), lane});
+                         zero ? std::span<const std::byte>() : std::span<const std::byte>(page),
+                         lane});
         if (group.size() < kGroup) continue;
         add(group);
         group.clear();

@@ -72,7 +72,7 @@ class Pair {
     uint64_t cpu_ns_ = 0;  // of home, since the batch before
     std::deque<dedup::EncodedBatch> waiting_;
     std::vector<Fingerprint> sent_[2];  // by region
-    std::vector<float> wire_[2];               // by region: of this shipping
+    std::vector<float> wire_[2];        // by region: of this shipping
     std::unique_ptr<dedup::Index> index_;
     std::unique_ptr<dedup::Reducer> reducer_;
     std::unique_ptr<dedup::Expander> expander_;

@@ -1,7 +1,8 @@
-// Bytes to ship the memory of real guests whose disk is staged already, through the real Reducer and
-// Expander, against zero elimination and zstd of the same pages. What away ends with is compared
-// with the dumps.
+// Bytes to ship the memory of real guests whose disk is staged already, through the real Reducer
+// and Expander, against zero elimination and zstd of the same pages. What away ends with is
+// compared with the dumps.
 //   reduce_corpus --corpus DIR [--workload NAME]... [--json FILE] [--level N] [--tuned]
+//                 [--pages FILE]
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -20,6 +21,7 @@ using namespace evac::reduce;
 using dedup::Rung;
 
 constexpr double kMiBytes = 1048576;
+constexpr double kMariadbTarget = 5, kPostgresTarget = 8, kInnodbTarget = 300;
 constexpr double kTunedLinkBytesPerS = 100e6 / 8;
 
 double mib(uint64_t bytes) {
@@ -32,6 +34,7 @@ struct Settings {
     std::string json;
     int level = 1;
     bool tuned = false;
+    std::string pages;
 };
 
 struct Outcome {
@@ -76,6 +79,17 @@ void print_rungs(const Shipped& shipped, const dedup::ReducerStats& stats) {
                 static_cast<unsigned long long>(stats.stale_hits));
 }
 
+// To find out what goes as literals: `workload round page bytes`.
+void append_pages(const Settings& settings, const std::string& name, int round,
+                  const Shipped& shipped) {
+    if (settings.pages.empty()) return;
+    std::ofstream file(settings.pages, std::ios::app);
+    for (size_t i = 0; i < shipped.pages.size(); ++i) {
+        file << name << ' ' << round << ' ' << shipped.pages[i] << ' ' << shipped.page_wire[i]
+             << '\n';
+    }
+}
+
 struct Instant {
     Dump ram, disk;
 };
@@ -109,9 +123,10 @@ Result<std::unique_ptr<Pair>> make_pair_for(const Instant& instant, int level, d
     return Pair::create({level, link, instant.ram.pages(), instant.disk.pages()});
 }
 
-Status later_rounds(Pair& pair, const std::filesystem::path& folder, Outcome& out) {
-    for (int number = 1; std::filesystem::exists(folder / ("ram" + std::to_string(number) + ".bin"));
-         ++number) {
+Status later_rounds(Pair& pair, const Settings& settings, Outcome& out) {
+    const std::filesystem::path folder = settings.corpus / out.name;
+    for (int number = 1;
+         std::filesystem::exists(folder / ("ram" + std::to_string(number) + ".bin")); ++number) {
         auto instant = open_instant(folder, number);
         if (!instant.ok()) return instant.error();
         auto round = ship_instant(pair, *instant, static_cast<uint32_t>(number) + 1);
@@ -128,11 +143,13 @@ Status later_rounds(Pair& pair, const std::filesystem::path& folder, Outcome& ou
                     static_cast<unsigned long long>(round->disk.changed_pages),
                     mib(round->disk.wire_bytes));
         print_rungs(round->ram, pair.stats());
+        append_pages(settings, out.name, number + 1, round->ram);
         if (!of_innodb.empty()) {
-            std::printf("    InnoDB: %zu pages, wire bytes each: %.0f median, %.0f at 75 %%, "
-                        "%.0f at 90 %%\n",
-                        of_innodb.size(), quantile(of_innodb, 0.5), quantile(of_innodb, 0.75),
-                        quantile(of_innodb, 0.9));
+            std::printf(
+                "    InnoDB: %zu pages, wire bytes each: %.0f median, %.0f at 75 %%, "
+                "%.0f at 90 %%\n",
+                of_innodb.size(), quantile(of_innodb, 0.5), quantile(of_innodb, 0.75),
+                quantile(of_innodb, 0.9));
         }
         out.innodb_wire.insert(out.innodb_wire.end(), of_innodb.begin(), of_innodb.end());
     }
@@ -166,16 +183,17 @@ Result<Outcome> measure(const Settings& settings, const std::string& name) {
     if (!first.ok()) return first.error();
     out.wire_bytes = first->ram.wire_bytes;
     out.differing = first->differing;
-    std::printf("%s: %.0f MiB of RAM, %.0f not zero; zero elimination + zstd %d: %.1f MiB in 64 KiB "
-                "batches, %.1f per page\n",
-                name.c_str(), mib(instant->ram.pages() * kPageBytes),
-                mib(baseline->pages * kPageBytes), settings.level, mib(baseline->batch_bytes),
-                mib(baseline->page_bytes));
+    std::printf(
+        "%s: %.0f MiB of RAM, %.0f not zero; zero elimination + zstd %d: %.1f MiB in 64 KiB "
+        "batches, %.1f per page\n",
+        name.c_str(), mib(instant->ram.pages() * kPageBytes), mib(baseline->pages * kPageBytes),
+        settings.level, mib(baseline->batch_bytes), mib(baseline->page_bytes));
     std::printf("  disk staged before in %.1f MiB; RAM: %.1f MiB, %.2f times fewer, NAKs %llu\n",
                 mib(first->disk.wire_bytes), mib(out.wire_bytes), out.times_fewer(),
                 static_cast<unsigned long long>(first->ram.naks));
     print_rungs(first->ram, (*pair)->stats());
-    EVAC_TRY(later_rounds(**pair, folder, out));
+    append_pages(settings, name, 1, first->ram);
+    EVAC_TRY(later_rounds(**pair, settings, out));
     pair->reset();
     if (settings.tuned) EVAC_TRY(print_tuned(*instant, out.baseline, settings));
     std::printf("  away's copy: %llu pages differ\n\n",
@@ -184,31 +202,35 @@ Result<Outcome> measure(const Settings& settings, const std::string& name) {
     return out;
 }
 
-// Figures with a target of the issue; the others are information and have none.
 nlohmann::json figure(double value, const char* unit, double target, bool met) {
     return {{"value", value}, {"unit", unit}, {"target", target}, {"met", met}};
+}
+
+// Without a target of the issue it is information.
+nlohmann::json fewer_figure(const Outcome& outcome) {
+    const double fewer = outcome.times_fewer();
+    nlohmann::json out{{"value", fewer}, {"unit", "times"}, {"target", nullptr}, {"met", nullptr}};
+    if (outcome.name == "mariadb_rw")
+        out = figure(fewer, "times", kMariadbTarget, fewer >= kMariadbTarget);
+    if (outcome.name == "postgresql")
+        out = figure(fewer, "times", kPostgresTarget, fewer >= kPostgresTarget);
+    out["baseline"] = mib(outcome.baseline.smaller());
+    out["baseline_unit"] = "MiB";
+    out["wire_mib"] = mib(outcome.wire_bytes);
+    return out;
 }
 
 nlohmann::json figures_of(const std::vector<Outcome>& outcomes) {
     nlohmann::json out = nlohmann::json::object();
     uint64_t differing = 0;
     for (const Outcome& outcome : outcomes) {
-        const double fewer = outcome.times_fewer();
-        // Of the others no more is asked than that reduction never costs.
-        const double target = outcome.name == "mariadb_rw"   ? 5
-                              : outcome.name == "postgresql" ? 8
-                                                             : 1;
-        nlohmann::json entry = figure(fewer, "times", target, fewer >= target);
-        entry["baseline"] = mib(outcome.baseline.smaller());
-        entry["baseline_unit"] = "MiB";
-        entry["wire_mib"] = mib(outcome.wire_bytes);
-        out[outcome.name + "_times_fewer"] = entry;
+        out[outcome.name + "_times_fewer"] = fewer_figure(outcome);
         differing += outcome.differing;
-        if (outcome.innodb_wire.empty()) continue;
+        if (outcome.name != "mariadb_rw" || outcome.innodb_wire.empty()) continue;
         const double median = quantile(outcome.innodb_wire, 0.5);
-        nlohmann::json innodb = figure(median, "B", 300, median <= 300);
+        nlohmann::json innodb = figure(median, "B", kInnodbTarget, median <= kInnodbTarget);
         innodb["pages"] = outcome.innodb_wire.size();
-        if (outcome.name == "mariadb_rw") out["innodb_page_wire_bytes_median"] = innodb;
+        out["innodb_page_wire_bytes_median"] = innodb;
     }
     out["corpus_pages_differing"] =
         figure(static_cast<double>(differing), "pages", 0, differing == 0);
@@ -225,6 +247,7 @@ std::optional<Settings> parse(int argc, char** argv, int& exit_code) {
     cli.add_option("--json", settings.json, "figures");
     cli.add_option("--level", settings.level, "zstd's, for us and for the baseline")
         ->check(CLI::Range(-7, 19));
+    cli.add_option("--pages", settings.pages, "a line for each page of RAM sent: what it cost");
     cli.add_flag("--tuned", settings.tuned, "also with the settings that the tuner takes");
     try {
         cli.parse(argc, argv);
