@@ -272,6 +272,7 @@ class AdoptingWhileTheGuestRuns : public Adopting {
   protected:
     void SetUp() override {
         Adopting::SetUp();
+        if (HasFatalFailure()) return;
         execute("cont", Json::object());
         guest(1, "write -P 1 0 1M");
         for (int i = 0; i < 100 && !in_io_thread(); ++i) usleep(50'000);
