@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "evac/core/clock.hpp"
@@ -23,6 +24,25 @@ int left_ms(uint64_t deadline_ns) {
     const uint64_t now_ns = SystemClock().now_ns();
     if (now_ns >= deadline_ns) return 0;
     return static_cast<int>((deadline_ns - now_ns + kNsPerMs - 1) / kNsPerMs);
+}
+
+// send() that does not wait, with a file descriptor unless it is -1.
+ssize_t send_some(int socket, std::string_view bytes, int fd) {
+    iovec part{const_cast<char*>(bytes.data()), bytes.size()};  // NOLINT: sendmsg does not write
+    alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
+    msghdr header{};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    if (fd >= 0) {
+        header.msg_control = space;
+        header.msg_controllen = sizeof(space);
+        cmsghdr* rights = CMSG_FIRSTHDR(&header);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(sizeof(int));
+        std::memcpy(CMSG_DATA(rights), &fd, sizeof(int));
+    }
+    return ::sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 // What a QEMU monitor would never send, shortened for a message.
@@ -78,12 +98,21 @@ Result<std::unique_ptr<Client>> Client::connect(const std::string& socket_path, 
 }
 
 Result<Json> Client::execute(std::string_view command, Json arguments, int timeout_ms) {
+    return call(command, std::move(arguments), -1, timeout_ms);
+}
+
+Result<Json> Client::execute_with_fd(std::string_view command, Json arguments, int fd,
+                                     int timeout_ms) {
+    return call(command, std::move(arguments), fd, timeout_ms);
+}
+
+Result<Json> Client::call(std::string_view command, Json arguments, int fd, int timeout_ms) {
     if (!usable()) return make_error(Errc::io, "QMP " + path_ + ": connection is closed");
     const uint64_t deadline_ns = deadline_after(timeout_ms);
     const uint64_t id = next_id_++;
     Json request{{"execute", command}, {"id", id}};
     if (!arguments.empty()) request["arguments"] = std::move(arguments);
-    EVAC_TRY(send_line(request.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n",
+    EVAC_TRY(send_line(request.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n", fd,
                        deadline_ns));
     while (true) {
         auto message = read_message(deadline_ns);
@@ -136,13 +165,13 @@ void Client::keep_event(Json event) {
     events_.push_back(std::move(event));
 }
 
-Status Client::send_line(const std::string& line, uint64_t deadline_ns) {
+Status Client::send_line(const std::string& line, int fd, uint64_t deadline_ns) {
     size_t sent = 0;
     while (sent < line.size()) {
-        const ssize_t n =
-            ::send(fd_.get(), line.data() + sent, line.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        const ssize_t n = send_some(fd_.get(), std::string_view(line).substr(sent), fd);
         if (n > 0) {
             sent += static_cast<size_t>(n);
+            fd = -1;
             continue;
         }
         if (n < 0 && errno != EAGAIN && errno != EINTR) {

@@ -2,6 +2,7 @@
 #include "evac/qmp/client.hpp"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -62,6 +63,17 @@ TEST_F(QmpClient, TalksToRealQemu) {
     ASSERT_FALSE(refused.ok());
     EXPECT_EQ(refused.error().code, Errc::refused);
     EXPECT_NE(refused.error().context.find("no-such-command"), std::string::npos);
+
+    int ends[2] = {-1, -1};
+    ASSERT_EQ(pipe(ends), 0);
+    EXPECT_TRUE((*client)->execute_with_fd("getfd", {{"fdname", "mine"}}, ends[1]).ok());
+    EXPECT_FALSE((*client)->execute("getfd", {{"fdname", "none"}}).ok());
+    close(ends[1]);
+    pollfd hung{ends[0], POLLIN, 0};
+    EXPECT_EQ(poll(&hung, 1, 0), 0) << "QEMU does not hold the other end";
+    EXPECT_TRUE((*client)->execute("closefd", {{"fdname", "mine"}}).ok());
+    EXPECT_EQ(poll(&hung, 1, 5000), 1);
+    close(ends[0]);
 
     auto none = (*client)->wait_event("STOP", 20);
     ASSERT_FALSE(none.ok());

@@ -394,7 +394,8 @@ Status Capture::read_disk(size_t disk, BlockSink& sink, PointStats& point, bool&
                                  states_[disk].again_in_point};
     NbdReadOutcome outcome;
     Status read = read_export(
-        request, sink, [this] { return check_overlays(); }, outcome);
+        request, sink, [&](int fd) { return note(hold_socket(client_, request.export_name, fd)); },
+        [this] { return check_overlays(); }, outcome);
     point.disks[disk] = outcome.stats;
     states_[disk].read_to_page = outcome.stats.synced_to_page;
     stopped = outcome.stopped;

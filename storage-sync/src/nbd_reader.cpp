@@ -48,7 +48,7 @@ class NbdSession {
           page_count_((request.size_bytes + kPageBytes - 1) / kPageBytes),
           bitmap_context_("qemu:dirty-bitmap:" + request.bitmap) {}
 
-    Status run(const std::function<Status()>& check);
+    Status run(const std::function<Status(int)>& hold, const std::function<Status()>& check);
 
   private:
     // A run to deliver; `content` ones are read first.
@@ -63,8 +63,7 @@ class NbdSession {
         std::vector<Extent> dirty;
     };
 
-    Status connect();
-    void disconnect();
+    Status connect(const std::function<Status(int)>& hold);
     Status wait(int64_t cookie, const char* what);
     Status poll_once(const char* what, uint64_t deadline_ns);
     Status ask_extents(uint64_t begin, uint64_t end, Extents& extents);
@@ -107,7 +106,7 @@ Status NbdSession::poll_once(const char* what, uint64_t deadline_ns) {
     return {};
 }
 
-Status NbdSession::connect() {
+Status NbdSession::connect(const std::function<Status(int)>& hold) {
     handle_.reset(nbd_create());
     nbd_handle* h = handle_.get();
     if (h == nullptr) return nbd_error("NBD handle");
@@ -116,6 +115,7 @@ Status NbdSession::connect() {
                             nbd_add_meta_context(h, bitmap_context_.c_str()) == 0 &&
                             nbd_aio_connect_unix(h, request_.socket_path.c_str()) == 0;
     if (!configured) return nbd_error("connect to NBD export '" + request_.export_name + "'");
+    EVAC_TRY(hold(nbd_aio_get_fd(h)));
     const uint64_t deadline_ns =
         SystemClock().now_ns() + static_cast<uint64_t>(request_.timeout_ms) * kNsPerMs;
     while (nbd_aio_is_ready(h) != 1) {
@@ -137,15 +137,6 @@ Status NbdSession::connect() {
                                              std::to_string(request_.size_bytes));
     }
     return {};
-}
-
-// Politely, or QEMU logs a broken pipe for every disk of every point. Nothing depends on it.
-void NbdSession::disconnect() {
-    const uint64_t deadline_ns = SystemClock().now_ns() + kNsPerSecond;
-    if (nbd_aio_disconnect(handle_.get(), 0) != 0) return;
-    while (nbd_aio_is_closed(handle_.get()) != 1 && nbd_aio_is_dead(handle_.get()) != 1) {
-        if (!poll_once("NBD disconnect", deadline_ns).ok()) return;
-    }
 }
 
 Status NbdSession::wait(int64_t cookie, const char* what) {
@@ -323,12 +314,13 @@ Status NbdSession::read_runs(const std::vector<PageRun>& runs,
     return {};
 }
 
-Status NbdSession::run(const std::function<Status()>& check) {
+Status NbdSession::run(const std::function<Status(int)>& hold,
+                       const std::function<Status()>& check) {
     DiskReadStats& stats = outcome_.stats;
     stats.full = request_.full_from_page < page_count_;
     stats.complete = true;
     stats.synced_to_page = request_.full_from_page;
-    EVAC_TRY(connect());
+    EVAC_TRY(connect(hold));
     for (uint64_t at = 0; at < request_.size_bytes && !outcome_.stopped; at += kWindowBytes) {
         EVAC_TRY(check());
         PageRuns runs(request_.size_bytes);
@@ -337,7 +329,6 @@ Status NbdSession::run(const std::function<Status()>& check) {
     }
     while (!queue_.empty() && !outcome_.stopped) EVAC_TRY(deliver_front());
     flush_zeros();
-    if (!outcome_.stopped) disconnect();
     EVAC_TRY(check());
     if (stats.complete) stats.synced_to_page = page_count_;
     return {};
@@ -346,9 +337,10 @@ Status NbdSession::run(const std::function<Status()>& check) {
 }  // namespace
 
 Status read_export(const NbdReadRequest& request, BlockSink& sink,
-                   const std::function<Status()>& check, NbdReadOutcome& outcome) {
+                   const std::function<Status(int)>& hold, const std::function<Status()>& check,
+                   NbdReadOutcome& outcome) {
     NbdSession session(request, sink, outcome);
-    Status status = session.run(check);
+    Status status = session.run(hold, check);
     if (!status.ok()) outcome.stats.complete = false;
     return status;
 }

@@ -26,9 +26,14 @@ struct NbdReadOutcome {
     bool stopped = false;  // by the sink
 };
 
-// `check` is asked before each batch of reads; its error ends the reading.
-// Errors: io, timeout, refused (size), whatever `check` says. `outcome` is filled in either case.
+// `hold` is given the connected socket before anything is said on it. Its duplicate must outlive
+// the export: QEMU 7.2 of Debian aborts when the client of a disk with an I/O thread goes away by
+// itself (it may close a connection in its main thread only, and does so in the disk's). So the
+// client never disconnects; removing the export does, in QEMU's main thread. `check` is asked
+// before each batch of reads; its error ends the reading. Errors: io, timeout, refused (size),
+// whatever `check` says. `outcome` is filled in either case.
 Status read_export(const NbdReadRequest& request, BlockSink& sink,
-                   const std::function<Status()>& check, NbdReadOutcome& outcome);
+                   const std::function<Status(int)>& hold, const std::function<Status()>& check,
+                   NbdReadOutcome& outcome);
 
 }  // namespace evac::storage_sync

@@ -160,11 +160,20 @@ Status add_export(qmp::Client& client, const ExportRequest& request) {
     return {};
 }
 
+Status hold_socket(qmp::Client& client, const std::string& id, int fd) {
+    EVAC_TRY(client.execute_with_fd("getfd", {{"fdname", id}}, fd));
+    return {};
+}
+
 Status remove_export(qmp::Client& client, const std::string& id) {
     auto names = our_names(client, "query-block-exports", "id");
     EVAC_TRY(names);
     if (std::find(names->begin(), names->end(), id) == names->end()) return {};
     EVAC_TRY(client.execute("block-export-del", {{"id", id}, {"mode", "hard"}}));
+    // Its client counts as closed from here on. What it never read keeps QEMU waiting for room in
+    // the socket, until the last holder of the other end lets go.
+    auto released = client.execute("closefd", {{"fdname", id}});
+    if (!released.ok() && released.error().code != Errc::refused) return released.error();
     return wait_gone(client, "query-block-exports", id, "BLOCK_EXPORT_DELETED");
 }
 

@@ -56,6 +56,9 @@ struct ExportRequest {
     std::string bitmap;
 };
 Status add_export(qmp::Client& client, const ExportRequest& request);
+// QEMU keeps a duplicate of the socket of this export's client, so that the connection outlives this
+// process, until remove_export().
+Status hold_socket(qmp::Client& client, const std::string& id, int fd);
 // Cuts off its client and waits until it is gone; absent is fine.
 Status remove_export(qmp::Client& client, const std::string& id);
 

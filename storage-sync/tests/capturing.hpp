@@ -86,6 +86,7 @@ class Capturing : public testing::Test {
                   0);
         ASSERT_EQ(run({"qemu-img", "create", "-q", "-f", "raw", path("cd.iso"), "1M"}), 0);
         start_qemu();
+        if (HasFatalFailure()) return;
         connect();
     }
     void TearDown() override {
@@ -124,8 +125,11 @@ class Capturing : public testing::Test {
                    "ide-cd,drive=cd0,id=cdrom", "-qmp", q0.c_str(), "-qmp", q1.c_str(), nullptr);
             _exit(127);
         }
-        for (int i = 0; i < 1000 && !fs::exists(path("q1")); ++i) usleep(10000);
         auto hand = qmp::Client::connect(path("q1"));
+        for (int i = 0; i < 1000 && !hand.ok(); ++i) {  // the file is there before QEMU listens
+            usleep(10000);
+            hand = qmp::Client::connect(path("q1"));
+        }
         ASSERT_TRUE(hand.ok()) << hand.error().message();
         hand_ = std::move(*hand);
     }

@@ -245,6 +245,98 @@ TEST_F(Adopting, GapInTheTrackingIsNotAdopted) {
     expect_starts_anew();
 }
 
+// A final pass ends in `postmigrate`, and QEMU has let go of its images.
+TEST_F(Adopting, AfterAFinalPassThatWasCutOff) {
+    guest(0, "write -P 1 0 1M");
+    ImageSink image = sink();
+    first_sync(image);
+    guest(0, "write -P 2 64k 4k");
+    begin(PointKind::stopped);
+    execute("migrate", {{"uri", "exec:cat >/dev/null"}});
+    for (int i = 0; i < 2000; ++i) {
+        if (hand_->execute("query-migrate")->value("status", "") == "completed") break;
+        usleep(5000);
+    }
+    ASSERT_EQ(hand_->execute("query-status")->value("status", ""), "postmigrate");
+    die_and_come_back();
+    ASSERT_TRUE(adopt());
+    execute("cont", Json::object());
+    guest(0, "write -P 3 128k 4k");
+    EXPECT_EQ(point(image).disks[0].dirty_bytes, 8u * 1024);
+    EXPECT_TRUE(image.images == now());
+}
+
+// The firmware has opened the disks, so that QEMU serves vd1 in its I/O thread. QEMU 7.2 of Debian
+// aborts when an NBD client of such a disk goes away by itself.
+class AdoptingWhileTheGuestRuns : public Adopting {
+  protected:
+    void SetUp() override {
+        Adopting::SetUp();
+        if (HasFatalFailure()) return;
+        execute("cont", Json::object());
+        guest(1, "write -P 1 0 1M");
+        for (int i = 0; i < 100 && !in_io_thread(); ++i) usleep(50'000);
+        ASSERT_TRUE(in_io_thread());
+    }
+    bool in_io_thread() {
+        auto status = hand_->execute("x-query-virtio-status",
+                                     {{"path", "/machine/peripheral/vd1/virtio-backend"}});
+        EXPECT_TRUE(status.ok()) << status.error().message();
+        return status->dump().find("DRIVER_OK") != std::string::npos;
+    }
+    void expect_alive() {
+        usleep(200'000);  // until QEMU has noticed
+        EXPECT_EQ(waitpid(pid_, nullptr, WNOHANG), 0) << "the guest's QEMU died";
+    }
+};
+
+TEST_F(AdoptingWhileTheGuestRuns, PointsLeaveItAlone) {
+    ImageSink image = sink();
+    first_sync(image);
+    for (int i = 0; i < 8; ++i) {
+        guest(1, "write -P 2 " + std::to_string(64 + i * 8) + "k 8k");
+        point(image, i % 2 == 0 ? PointKind::live : PointKind::stopped);
+        expect_alive();
+    }
+    EXPECT_TRUE(image.images == now());
+}
+
+TEST_F(AdoptingWhileTheGuestRuns, DeathWhileReadingLeavesItAlone) {
+    ImageSink image = sink();
+    first_sync(image);
+    for (int i = 0; i < 4; ++i) {
+        guest(1, "write -P 3 " + std::to_string(64 + i * 8) + "k 8k");
+        capture_.reset();
+        client_.reset();
+        const pid_t gateway = fork();
+        if (gateway == 0) {
+            auto client = qmp::Client::connect(path("q0"));
+            if (!client.ok()) _exit(1);
+            client_ = std::move(*client);
+            make_capture({});
+            ImageSink killed = sink();
+            killed.decide = [](size_t disk, uint64_t) {
+                if (disk == 1) kill(getpid(), SIGKILL);
+                return Verdict::taken;
+            };
+            if (!adopt()) _exit(2);
+            begin(PointKind::live);
+            read(killed);
+            _exit(3);
+        }
+        int status = 0;
+        waitpid(gateway, &status, 0);
+        ASSERT_TRUE(WIFSIGNALED(status)) << status;
+        expect_alive();
+        die_and_come_back();
+        if (HasFatalFailure()) return;
+        ASSERT_TRUE(adopt());
+        EXPECT_EQ(point(image).disks[1].dirty_bytes, 8u * 1024);
+        EXPECT_TRUE(image.images == now());
+        expect_alive();
+    }
+}
+
 TEST_F(Adopting, WrongOrderIsRefused) {
     start();
     EXPECT_EQ(capture_->adopt().error().code, Errc::refused);

@@ -34,6 +34,10 @@ class Client {
     Result<Json> execute(std::string_view command, Json arguments = Json::object(),
                          int timeout_ms = kDefaultTimeoutMs);
 
+    // The same; a duplicate of `fd` goes along (for getfd, add-fd).
+    Result<Json> execute_with_fd(std::string_view command, Json arguments, int fd,
+                                 int timeout_ms = kDefaultTimeoutMs);
+
     // Oldest kept event of that name, or waits for one. Other events stay kept.
     Result<Json> wait_event(std::string_view name, int timeout_ms);
     // Forgets kept events (before an operation whose events are then waited for).
@@ -47,7 +51,9 @@ class Client {
   private:
     Client(UniqueFd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
     Result<Json> read_message(uint64_t deadline_ns);
-    Status send_line(const std::string& line, uint64_t deadline_ns);
+    Result<Json> call(std::string_view command, Json arguments, int fd, int timeout_ms);
+    // `fd` goes along with the first byte; -1 = none.
+    Status send_line(const std::string& line, int fd, uint64_t deadline_ns);
     void keep_event(Json event);
 
     UniqueFd fd_;
