@@ -138,6 +138,7 @@ void Index::lookup_batch(std::span<const Identity> identities,
     Impl& impl = *impl_;
     impl.missed.clear();
     impl.missed_identities.clear();
+    for (const Identity& identity : identities) impl.table.prefetch(identity);
     for (size_t i = 0; i < identities.size(); ++i) {
         out[i] = impl.from_table(identities[i]);
         if (out[i]) continue;

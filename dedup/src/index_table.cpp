@@ -21,11 +21,12 @@ static_assert(kRegionsMax <= (1u << (kVmShift - kRegionShift)));
 IndexTable::IndexTable(size_t bytes) {
     static_assert(sizeof(Bucket) == 64 && sizeof(Entry) == kTableEntryBytes);
     EVAC_ASSERT(bytes >= sizeof(Bucket));
-    buckets_.resize(std::bit_floor(bytes / sizeof(Bucket)));
+    buckets_ = LazyArray<Bucket>(std::bit_floor(bytes / sizeof(Bucket)));
+    EVAC_ASSERT(buckets_.size() != 0);
 }
 
 void IndexTable::clear() {
-    std::fill(buckets_.begin(), buckets_.end(), Bucket{});
+    for (size_t i = 0; i < buckets_.size(); ++i) buckets_[i] = Bucket{};
     entries_ = 0;
 }
 
@@ -47,6 +48,12 @@ IndexTable::Entry* IndexTable::match(const Slot& at) {
         }
     }
     return nullptr;
+}
+
+void IndexTable::prefetch(const Identity& identity) const {
+    const Slot at = slot(identity);
+    __builtin_prefetch(&buckets_[at.first]);
+    __builtin_prefetch(&buckets_[at.second]);
 }
 
 std::optional<Location> IndexTable::find(const Identity& identity) {

@@ -10,9 +10,9 @@
 // over the eight candidates: an entry that was looked up since its last pardon is spared once.
 #include <cstdint>
 #include <optional>
-#include <vector>
 
 #include "evac/dedup/index.hpp"
+#include "lazy_array.hpp"
 
 namespace evac::dedup {
 
@@ -20,6 +20,8 @@ class IndexTable {
   public:
     explicit IndexTable(size_t bytes);  // at least one bucket
 
+    // Ahead of find(): the buckets come while other work is done.
+    void prefetch(const Identity& identity) const;
     std::optional<Location> find(const Identity& identity);
     // True when another identity was thrown out.
     bool insert(const Identity& identity, const Location& location);
@@ -32,8 +34,8 @@ class IndexTable {
   private:
     static constexpr size_t kWays = 4;
     struct Entry {
-        uint64_t word0 = 0;
-        uint64_t word1 = 0;
+        uint64_t word0;
+        uint64_t word1;
     };
     struct alignas(64) Bucket {
         Entry ways[kWays];
@@ -49,7 +51,7 @@ class IndexTable {
     Entry* match(const Slot& slot);
     static Entry* free_way(Bucket& bucket, size_t& used);
 
-    std::vector<Bucket> buckets_;
+    LazyArray<Bucket> buckets_;
     uint64_t entries_ = 0;
     uint64_t hand_ = 0;  // clock hand over the candidates
 };
