@@ -255,7 +255,7 @@ void HomeService::remember_round(HomeVm& vm, const PassResult& result, const Rou
     entry.kind = run.kind;
     vm.history.add(entry);
     const bool refresh = run.kind == prestage::RoundKind::refresh;
-    (refresh ? vm.refresh_time : vm.seal_time).add(times.took_s);
+    if (vm.sealed_once()) (refresh ? vm.refresh_time : vm.seal_time).add(times.took_s);
     if (!refresh) vm.pause_time.add(entry.pause_ms / 1000);
     vm.cpu_time.add(times.cpu_s);
     vm.dirty_model.add(entry.interval_s, entry.changed_mib);
@@ -271,7 +271,9 @@ void HomeService::on_seal_result(const protocol::SealResult& m) {
     vm->awaiting = Epoch{};
     next_ask_ns_ = 0;
     if (m.ok) {
-        vm->drain_time.add(age_s(ports_.clock.now_ns(), vm->awaiting_since_ns));
+        // A first copy says nothing of what later ones take.
+        if (vm->sealed_once())
+            vm->drain_time.add(age_s(ports_.clock.now_ns(), vm->awaiting_since_ns));
         vm->sealed = m.epoch;
         vm->sealed_point_unix_ms = vm->awaiting_point_unix_ms;
         observe_rpo(*vm);

@@ -60,8 +60,8 @@ int run(const Context& context) {
         std::printf("\nHome here\n%s", table.text().c_str());
         if (s["rpo_stretch"].get<double>() > 1) {
             std::printf(
-                "Not all RPO targets can be kept within the CPU share: they are stretched "
-                "up to %.1f times, by priority\n",
+                "Not all RPO targets can be kept within the CPU share and on this line: they "
+                "are stretched up to %.1f times, by priority\n",
                 s["rpo_stretch"].get<double>());
         }
     }
