@@ -15,7 +15,7 @@ constexpr double kGuessMibS = 1;               // written by a guest that was no
 constexpr double kAskAgainMinS = 0.05;
 constexpr double kQueueShareToRetry = 0.25;
 constexpr double kEstimateGain = 0.25;
-constexpr double kDeviationGain = 0.25;
+constexpr double kExcessGain = 0.25;
 
 double dirty_of(const PacedVm& vm, double seconds) {
     return vm.measured ? dirty_mib(vm.dirty, seconds) : kGuessMibS * seconds;
@@ -54,10 +54,10 @@ void Estimate::add(double value) {
     if (!known_) {
         known_ = true;
         mean_ = value;
-        deviation_ = value / 4;
+        excess_ = value / 8;
         return;
     }
-    deviation_ += kDeviationGain * (std::abs(value - mean_) - deviation_);
+    excess_ += kExcessGain * (std::max(value - mean_, 0.0) - excess_);
     mean_ += kEstimateGain * (value - mean_);
 }
 

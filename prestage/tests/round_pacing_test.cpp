@@ -370,6 +370,10 @@ TEST(Estimate, FollowsWhatIsMeasured) {
     for (int i = 0; i < 40; ++i) e.add(2);
     EXPECT_NEAR(e.typical(), 2, 1e-9);
     EXPECT_NEAR(e.safe(), 2, 1e-3);
+    e.add(100);
+    EXPECT_GT(e.safe(), 90);
+    for (int i = 0; i < 12; ++i) e.add(2);
+    EXPECT_LT(e.safe(), 6);  // one bad minute is forgotten soon
     for (int i = 0; i < 40; ++i) e.add(i % 2 == 0 ? 1 : 5);
     EXPECT_NEAR(e.typical(), 3, 0.6);
     EXPECT_GT(e.safe(), 5);

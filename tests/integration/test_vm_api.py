@@ -10,9 +10,18 @@ import threading
 import unittest
 from pathlib import Path
 
-from support import Pair, UnixConnection, Workspace, request, wait_until
+from support import ROOT, Pair, UnixConnection, Workspace, request, wait_until
 
 OK, ERROR, USAGE = 0, 1, 2
+
+
+def fields(value: object) -> set[str]:
+    """Names of all fields of a JSON value, at any depth."""
+    if isinstance(value, list):
+        return set().union(*(fields(item) for item in value))
+    if isinstance(value, dict):
+        return set(value).union(*(fields(item) for item in value.values()))
+    return set()
 
 
 class Listener:
@@ -136,6 +145,36 @@ class VmAndApi(unittest.TestCase):
         gone = lambda: self.pair.a.api("GET", "/v1/vms/held")[1]["phase"] in ("offline", "refused")  # noqa: E731
         wait_until("the examination ends", gone)
         self.assertEqual(self.pair.a.ctl("vm", "remove", "held").out, "held: removed\n")
+
+    def test_every_field_of_a_vm_is_in_the_page(self) -> None:
+        """docs/api.md against the VM that the daemon shows, and the surfaces that print it."""
+        path = self.work.root / "shown.sock"
+        listener = Listener(path, b"")
+        body = {"name": "shown", "qmp": str(path), "priority": 3, "rpo_target_s": 7.5}
+        code, vm = self.pair.a.api("POST", "/v1/vms", body)
+        self.assertEqual((code, vm["rpo_target_s"], vm["priority"]), (202, 7.5, 3))
+        page = (ROOT / "docs" / "api.md").read_text()
+        self.assertEqual([name for name in fields(vm) if f"`{name}`" not in page], [])
+        self.assertGreater(len(vm["rungs"]), 3)
+        status = self.pair.a.ctl("status").out
+        self.assertRegex(status, r"24h MAX s +IN TARGET % +BACKLOG MiB +DRAIN s")
+        self.assertRegex(status, r"\nshown +enrolling +- ")
+        shown = self.pair.a.ctl("vm", "show", "shown").out
+        for said in ("rpo_target_s         7.5\n", "\nrpo_24h\n", "\ndirty\n", "\npacing\n"):
+            self.assertIn(said, shown)
+        self.assertRegex(shown, r"RUNG +PAGES +SHARE % +RAW MiB +WIRE MiB +SAVED MiB\nzero +0 +0.0 ")
+        record = json.loads((self.pair.a.state / "home" / "shown.json").read_text())
+        self.assertEqual(record["rpo_target_s"], 7.5)
+        observed = lambda: self.pair.a.api("GET", "/v1/vms/shown")[1]["rpo_24h"]["unprotected_s"] > 1  # noqa: E731
+        wait_until("time without a recovery point is recorded", observed)
+        listener.close()
+        wait_until("it is removed", lambda: self.pair.a.api("DELETE", "/v1/vms/shown")[0] in (202, 404))
+
+    def test_rpo_targets(self) -> None:
+        nowhere = str(self.work.root / "nowhere.sock")
+        for value in ("-1", "604801"):
+            self.refused(["vm", "--qmp", nowhere, f"--rpo={value}"], USAGE, "rpo_target_s: ", "0 to 604800")
+        self.bad("POST", "/v1/vms", {"name": "vm", "qmp": "/x", "rpo_target_s": "1"}, 400, "rpo_target_s: \"1\" is refused")
 
     def test_vms_that_cannot_be_migrated(self) -> None:
         self.refused(["none", "--qmp", self.qemu("none", "-M", "none")], ERROR, "machine type is 'none'", "pc-q35-* and")

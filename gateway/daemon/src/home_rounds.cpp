@@ -60,11 +60,21 @@ void HomeService::tick() {
     urgent_ = urgent;
 }
 
+void HomeService::observe_rpo(HomeVm& vm) const {
+    const auto* handover = ports_.coordinator.find(vm.id);
+    const bool gone = vm.phase == VmPhase::moved || (handover != nullptr && handover->away_runs());
+    if (gone) return vm.rpo_record.stop();
+    const double age = rpo_s(vm);
+    vm.rpo_record.observe(ports_.clock.now_ns(),
+                          age < 0 ? std::nullopt : std::optional<double>(age), rpo_target_s(vm));
+}
+
 // Shares of the line and of the queues' room: by priority, of the line also by the points' age.
 void HomeService::share_out() {
     const uint64_t now_ns = ports_.clock.now_ns();
     if (now_ns < next_shares_ns_) return;
     next_shares_ns_ = now_ns + kSharesNs;
+    for (auto& [id, vm] : vms_) observe_rpo(*vm);
     double least = INFINITY, sum = 0;
     for (const auto& [id, vm] : vms_) least = std::min(least, vm->priority);
     const auto holds = [](const HomeVm& vm) { return vm.phase == VmPhase::active; };
@@ -245,7 +255,7 @@ void HomeService::remember_round(HomeVm& vm, const PassResult& result, const Rou
     entry.kind = run.kind;
     vm.history.add(entry);
     const bool refresh = run.kind == prestage::RoundKind::refresh;
-    (refresh ? vm.refresh_time : vm.seal_time).add(times.took_s);
+    if (vm.sealed_once()) (refresh ? vm.refresh_time : vm.seal_time).add(times.took_s);
     if (!refresh) vm.pause_time.add(entry.pause_ms / 1000);
     vm.cpu_time.add(times.cpu_s);
     vm.dirty_model.add(entry.interval_s, entry.changed_mib);
@@ -261,9 +271,12 @@ void HomeService::on_seal_result(const protocol::SealResult& m) {
     vm->awaiting = Epoch{};
     next_ask_ns_ = 0;
     if (m.ok) {
-        vm->drain_time.add(age_s(ports_.clock.now_ns(), vm->awaiting_since_ns));
+        // A first copy says nothing of what later ones take.
+        if (vm->sealed_once())
+            vm->drain_time.add(age_s(ports_.clock.now_ns(), vm->awaiting_since_ns));
         vm->sealed = m.epoch;
         vm->sealed_point_unix_ms = vm->awaiting_point_unix_ms;
+        observe_rpo(*vm);
         return;
     }
     ports_.log.warning("vm " + vm->name + ": the peer could not seal: " + m.reason +

@@ -86,6 +86,7 @@ class HomeService {
     void finish_sync(HomeVm& vm);
     void schedule_rounds();
     void share_out();
+    void observe_rpo(HomeVm& vm) const;
     std::vector<prestage::PacedVm> paced_vms(uint64_t now_ns) const;
     prestage::PacingNow pacing_now(uint64_t now_ns) const;
     struct RoundRun {

@@ -17,6 +17,7 @@
 #include "evac/qmp/client.hpp"
 #include "evac/storage_sync/disk_capture.hpp"
 #include "reducer_stage.hpp"
+#include "rpo_record.hpp"
 
 namespace evac::daemon {
 
@@ -110,6 +111,7 @@ struct HomeVm {
     int64_t sealed_point_unix_ms = 0;
     uint32_t failures = 0;  // passes in a row
     PassHistory history;
+    RpoRecord rpo_record;
     // Of its rounds: for their pacing.
     prestage::Estimate seal_time, refresh_time, drain_time, cpu_time, pause_time;
     prestage::DirtyModel dirty_model;

@@ -125,6 +125,7 @@ Json vm_json(App& app, const HomeVm& vm) {
         {"pause_ms_max", rounded(percentile(vm.history, &PassHistory::Entry::pause_ms, 1))},
         {"pause_upper_ms_max",
          rounded(percentile(vm.history, &PassHistory::Entry::pause_upper_ms, 1))},
+        {"pause_ms_p99", rounded(percentile(vm.history, &PassHistory::Entry::pause_ms, 0.99))},
         {"round_s_median", rounded(percentile(vm.history, &PassHistory::Entry::duration_s, 0.5))}};
     out["rpo_target_s"] = app.home().rpo_target_s(vm);
     out["rpo_s"] = rpo_s < 0 ? Json() : Json(rounded(rpo_s));
@@ -134,6 +135,7 @@ Json vm_json(App& app, const HomeVm& vm) {
             disks.push_back({{"name", region.name}, {"mib", mib(region.size_bytes)}});
     }
     out["disks"] = disks;
+    add_measures(app, vm, out);
     return out;
 }
 
@@ -242,6 +244,7 @@ Json status_json(App& app) {
                                            {"reason", order->reason},
                                            {"until_unix_ms", order->until_unix_ms},
                                            {"waits_for", app.waits_for()}};
+    out["rpo_stretch"] = rounded(app.home().rpo_stretch());
     out["link"] = app.link_desk().link_json(app.peer_port_name());
     const auto& reduction = app.reducer().stats();
     out["reduction"] = {{"memory", rungs_json(reduction.memory)},

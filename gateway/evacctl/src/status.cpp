@@ -46,16 +46,24 @@ int run(const Context& context) {
                     : ": away never runs without an explicit commit");
     print_evacuability(s);
     if (!s["vms"].empty()) {
-        Table table({"VM", "STATE", "RPO s", "BACKLOG MiB", "COPY MiB", "WIRE MiB", "ROUNDS",
-                     "PAUSE ms", "MAX ms", "DETAIL"});
+        Table table({"VM", "STATE", "RPO s", "24h MAX s", "IN TARGET %", "BACKLOG MiB", "DRAIN s",
+                     "COPY MiB", "WIRE MiB", "ROUNDS", "PAUSE ms", "MAX ms", "DETAIL"});
         for (const auto& vm : s["vms"]) {
+            const Json& day = vm["rpo_24h"];
             table.add({vm["name"], vm["state"], number_or_dash(vm["rpo_s"], 1),
-                       decimal(vm["backlog_mib"], 1), decimal(vm["staged_mib"], 0),
-                       decimal(vm["wire_mib"], 1), std::to_string(vm["rounds"].get<int>()),
-                       decimal(vm["pause_ms_median"], 1), decimal(vm["pause_ms_max"], 1),
-                       vm["detail"]});
+                       number_or_dash(day["max_s"], 1), number_or_dash(day["within_pct"], 1),
+                       decimal(vm["backlog_mib"], 1), number_or_dash(vm["backlog_s"], 1),
+                       decimal(vm["staged_mib"], 0), decimal(vm["wire_mib"], 1),
+                       std::to_string(vm["rounds"].get<int>()), decimal(vm["pause_ms_median"], 1),
+                       decimal(vm["pause_ms_max"], 1), vm["detail"]});
         }
         std::printf("\nHome here\n%s", table.text().c_str());
+        if (s["rpo_stretch"].get<double>() > 1) {
+            std::printf(
+                "Not all RPO targets can be kept within the CPU share and on this line: they "
+                "are stretched up to %.1f times, by priority\n",
+                s["rpo_stretch"].get<double>());
+        }
     }
     if (!s["staged"].empty()) {
         Table table({"VM", "STATE", "RECOVERY POINT", "AGE s", "OWN", "DETAIL"});

@@ -69,14 +69,45 @@ int list(const Context& context) {
     return kOk;
 }
 
+std::string shown(const Json& value) {
+    if (value.is_null()) return "-";
+    return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+void print_rungs(const Json& rungs) {
+    Table table({"RUNG", "PAGES", "SHARE %", "RAW MiB", "WIRE MiB", "SAVED MiB"});
+    for (const auto& rung : rungs) {
+        table.add({rung["rung"], std::to_string(rung["pages"].get<uint64_t>()),
+                   decimal(rung["share_pct"], 1), decimal(rung["raw_mib"], 1),
+                   decimal(rung["wire_mib"], 1), decimal(rung["saved_mib"], 1)});
+    }
+    std::printf("\nrungs\n%s", table.text().c_str());
+}
+
 int show(const Context& context, const std::string& name) {
     auto reply = context.client().get("/v1/vms/" + path_step(name));
     if (!reply.ok()) return fail(reply.error());
     if (context.json()) return print_json(reply->body);
-    for (const auto& [key, value] : reply->body.items()) {
-        std::printf("%-20s %s\n", key.c_str(),
-                    value.is_string() ? value.get<std::string>().c_str() : value.dump().c_str());
+    const Json& vm = reply->body;
+    for (const auto& [key, value] : vm.items()) {
+        if (!value.is_structured()) std::printf("%-20s %s\n", key.c_str(), shown(value).c_str());
     }
+    for (const auto& disk : vm["disks"]) {
+        std::printf("%-20s %s, %.0f MiB\n", "disk", shown(disk["name"]).c_str(),
+                    disk["mib"].get<double>());
+    }
+    for (const char* group : {"rpo_24h", "dirty", "pacing"}) {
+        std::printf("\n%s\n", group);
+        for (const auto& [key, value] : vm[group].items()) {
+            if (!value.is_structured())
+                std::printf("  %-18s %s\n", key.c_str(), shown(value).c_str());
+        }
+    }
+    for (const auto& term : vm["dirty"]["terms"]) {
+        std::printf("  %-18s W %.1f MiB, r %.2f MiB/s\n", "term",
+                    term["working_set_mib"].get<double>(), term["rate_mib_s"].get<double>());
+    }
+    print_rungs(vm["rungs"]);
     return kOk;
 }
 

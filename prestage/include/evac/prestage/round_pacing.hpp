@@ -47,17 +47,18 @@ inline constexpr double kShareRatioMax = 8;  // what priority can buy when there
 // 1 for the least priority there is, at most kShareRatioMax.
 double share_weight(double priority, double least_priority);
 
-// Mean and spread of something measured again and again, as TCP estimates round trips.
+// Of something measured again and again: the mean, and how far above it measurements lie (as TCP
+// estimates round trips; but what is shorter than expected makes nothing uncertain).
 class Estimate {
   public:
     void add(double value);
     bool known() const { return known_; }
     double typical() const { return mean_; }
-    double safe() const { return mean_ + 2 * deviation_; }
+    double safe() const { return mean_ + 3 * excess_; }
 
   private:
     bool known_ = false;
-    double mean_ = 0, deviation_ = 0;
+    double mean_ = 0, excess_ = 0;
 };
 
 enum class RoundKind : uint8_t { seal, refresh };
