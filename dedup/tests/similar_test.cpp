@@ -262,6 +262,39 @@ TEST_F(WithoutCache, AKeyChangeIsABackgroundPass) {
     EXPECT_EQ(naks, 0u);
 }
 
+// A pass after a lost session, when the sketches are still there, reads nothing twice.
+TEST_F(WithoutCache, AReindexReadsOnlyWhatIsNotKnown) {
+    for (uint64_t i = 0; i < 50; ++i) {
+        const Page page = page_of(i + 1);
+        disks.pages[Location{kOne, kDisk, i}] = page;
+        if (i < 30) {
+            add(kOne, kDisk, i, page);
+        } else {
+            const Fingerprint fingerprint = fingerprinter(page);
+            ASSERT_TRUE(reducer->load_tags(kOne, kDisk, i, {&fingerprint, 1}).ok());
+        }
+    }
+    settle();
+    disks.reads = 0;
+    EXPECT_FALSE(reducer->reindex_progress().running);
+    reducer->begin_reindex();
+    EXPECT_TRUE(reducer->reindex(100));
+    const ReindexProgress progress = reducer->reindex_progress();
+    EXPECT_TRUE(progress.running);
+    EXPECT_EQ(progress.pages_done, 100u);
+    EXPECT_EQ(progress.pages_total, 4000u);
+    while (reducer->reindex(100)) {
+    }
+    EXPECT_EQ(disks.reads, 20u);
+    EXPECT_EQ(reducer->stats().learned, 20u);
+    EXPECT_EQ(reducer->reindex_progress().pages_done, 4000u);
+    EXPECT_FALSE(reducer->reindex_progress().running);
+    reducer->begin_reindex();
+    while (reducer->reindex(100)) {
+    }
+    EXPECT_EQ(disks.reads, 20u);
+}
+
 TEST_F(Similar, ManyAreAddedAsOne) {
     std::vector<Page> pages;
     std::vector<PageItem> items;

@@ -123,6 +123,12 @@ void Catalogue::set_unknown(RegionId region, uint64_t page) {
     assign(at(region, page).fingerprints[page], Fingerprint{});
 }
 
+void Catalogue::reseed(uint64_t seed) {
+    seed_ = seed;
+    zero_ = zero_page_fingerprint(seed);
+    set_all_unknown();
+}
+
 void Catalogue::set_all_unknown() {
     for (Region& region : state_) std::ranges::fill(region.fingerprints, Fingerprint{});
     known_pages_ = 0;

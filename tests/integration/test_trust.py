@@ -50,6 +50,27 @@ class Reload(unittest.TestCase):
         self.assertTrue(self.pair.connected())
         self.assertEqual(self._sessions(), before)
 
+    def test_another_secret_is_taken_when_both_sites_have_it(self) -> None:
+        self.pair.start()
+        (self.workspace.keys / "pair.secret").write_text("cd" * 32 + "\n")
+        self._hang_up()
+        wait_until("it is said", lambda: "the pair has another secret" in self.pair.a.log_text())
+        wait_until("the session is over", lambda: not self.pair.connected())
+        assert self.pair.b.process is not None
+        os.kill(self.pair.b.process.pid, signal.SIGHUP)
+        wait_until("they are together again", self.pair.connected)
+
+    def test_a_damaged_secret_changes_nothing(self) -> None:
+        self.pair.start()
+        before = self._sessions()
+        (self.workspace.keys / "pair.secret").write_text("cd\n")
+        self._hang_up()
+        wait_until("it is said", lambda: "what was read before stays in force" in self.pair.a.log_text())
+        self.assertIn("pair.secret_file", self.pair.a.log_text())
+        time.sleep(0.5)
+        self.assertTrue(self.pair.connected())
+        self.assertEqual(self._sessions(), before)
+
     def test_the_gateway_of_another_pair_is_refused_with_the_reason(self) -> None:
         other = self.workspace.root / "other.secret"
         other.write_text("ab" * 32 + "\n")

@@ -247,7 +247,7 @@ int App::run() {
         if (::read(signal_fd.get(), &info, sizeof(info)) != static_cast<ssize_t>(sizeof(info)))
             continue;
         if (info.ssi_signo != SIGHUP) break;
-        reload_tls();
+        reload();
     }
     ::sd_notify(0, "STOPPING=1");
     log_.info(failed_ ? "stopping: the handover journal cannot be written" : "stopping");
@@ -256,15 +256,46 @@ int App::run() {
 }
 
 // Renewed certificates, authorities and revocation lists; the living session goes on unless the
-// peer is not trusted any more. What cannot be read changes nothing.
-void App::reload_tls() {
-    auto tls = load_wan_tls(config_, secret_);
+// peer is not trusted any more. What cannot be read changes nothing. Another secret ends the
+// session; the next one begins when both sites have it.
+void App::reload() {
+    auto secret = load_pair_secret(config_.pair_secret_file);
+    if (!secret.ok()) {
+        log_.error("reload: " + secret.error().message() + "; what was read before stays in force");
+        return;
+    }
+    bool changed = *secret != secret_;
+    if (changed && !secret_may_change()) {
+        log_.error(
+            "reload: pair.secret_file has another secret: not taken while an evacuation is "
+            "expected or under way; reload again afterwards");
+        changed = false;
+    }
+    auto tls = load_wan_tls(config_, changed ? *secret : secret_);
     if (!tls.ok()) {
         log_.error("reload: " + tls.error().message() + "; what was read before stays in force");
         return;
     }
+    if (changed) rekey(*secret);
     transport_->set_tls(*tls);
     log_.info("reload: certificates and revocation lists are read again");
+}
+
+bool App::secret_may_change() const {
+    const auto stage = coordinator_->stage();
+    const bool ours = stage == evacuation::Stage::armed || stage == evacuation::Stage::evacuating;
+    return !ours && !peer_armed_ && standing_order() == nullptr;
+}
+
+// Each owner of something keyed is told in its own queue, before the transport may begin a session
+// under the new secret, whose first message is behind these.
+void App::rekey(const std::string& secret) {
+    secret_ = secret;
+    const uint64_t seed = dedup::fingerprint_seed(secret_bytes(secret_));
+    reducer_->command(to_reducer::Rekey{secret_});
+    ingest_->command(to_ingest::Rekey{secret_});
+    home_->rekey(seed);
+    log_.info("reload: the pair has another secret; what is staged stays, and is indexed anew");
 }
 
 // Prestaging takes what others leave of the line; an alert takes all of it.
@@ -425,6 +456,7 @@ void App::begin_session(wan::SessionId session) {
     link_->begin_session(session);
     peer_known_ = false;
     if (session == wan::SessionId::none) return;
+    peer_armed_ = false;
     log_.info("session with " + config_.peer_site + " is up");
     reducer_->command(to_reducer::NewSession{session});
     ingest_->command(to_ingest::NewSession{session});
@@ -469,8 +501,10 @@ void App::take_control_message(const Bytes& bytes) {
         return home_->on_seal_result(*sealed);
     if (auto* handover = std::get_if<protocol::Handover>(&*message))
         return take_handover(handover->payload);
-    if (auto* beat = std::get_if<protocol::Heartbeat>(&*message))
+    if (auto* beat = std::get_if<protocol::Heartbeat>(&*message)) {
+        peer_armed_ = beat->armed;
         return away_->on_peer_armed(beat->armed);
+    }
     if (auto* forget = std::get_if<protocol::Forget>(&*message))
         return away_->on_forget(forget->vm);
     if (auto* echo = std::get_if<protocol::Echo>(&*message)) return link_desk_->on_echo(*echo);

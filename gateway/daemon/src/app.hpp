@@ -113,7 +113,9 @@ class App {
     void restart_machines();
     void send_heartbeat();
     void notify_systemd();
-    void reload_tls();
+    void reload();
+    bool secret_may_change() const;
+    void rekey(const std::string& secret);
     void share_the_line();
     double prestage_bytes_per_s() const;  // what the line carries; 0 = not known
     double switchover_ms(const HomeVm& vm) const;
@@ -151,6 +153,7 @@ class App {
     bool machines_started_ = false;
     bool scavenging_ = false;
     bool peer_known_ = false;  // its HELLO was accepted
+    bool peer_armed_ = false;  // as its last heartbeat of this session said
     uint64_t boot_id_ = 0;
     uint64_t last_tick_ns_ = 0;
     uint64_t last_heartbeat_ns_ = 0;

@@ -15,6 +15,15 @@
 
 namespace evac::daemon {
 
+namespace {
+
+// QEMU's drivers whose nodes hold the guest's bytes as they are.
+bool is_plain(const std::string& format) {
+    return format == "raw" || format == "file" || format == "host_device";
+}
+
+}  // namespace
+
 Result<std::shared_ptr<const HomeDisk>> HomeDisk::open(const std::string& path, uint64_t bytes) {
     // O_NONBLOCK: a FIFO or a device that is not ready must not hold us up; without effect on reads
     // of files.
@@ -57,8 +66,8 @@ std::vector<HomeSource> open_home_disks(const std::vector<storage_sync::DiskInfo
         std::string why;
         if (known == facts.end()) {
             why = "its file is not known";
-        } else if (disks[i].format != "raw") {
-            why = "its format is " + disks[i].format + ", accepted: raw";
+        } else if (!is_plain(disks[i].format)) {
+            why = "its format is " + disks[i].format + ", accepted: raw, file, host_device";
         } else {
             const bool absolute = !known->file.empty() && known->file.front() == '/';
             auto disk = HomeDisk::open(absolute ? known->file : working_dir + "/" + known->file,

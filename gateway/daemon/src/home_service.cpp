@@ -306,6 +306,10 @@ void HomeService::connect(HomeVm& vm) {
                 return;
             }
             found->examined = std::move(**examined);
+            // The secret may have changed while it was examined.
+            auto& catalogue = *found->examined.capture->catalogue;
+            if (catalogue.seed() != seed_) catalogue.reseed(seed_);
+            found->reseeding = false;
             found->detail.clear();
             found->socket_dead = false;
             ++found->generation;
@@ -328,7 +332,7 @@ void HomeService::connect(HomeVm& vm) {
 }
 
 void HomeService::offer(HomeVm& vm) {
-    if (!ports_.link.up() || !vm.examined.capture) return;
+    if (!ports_.link.up() || !vm.examined.capture || vm.reseeding) return;
     vm.phase = VmPhase::offering;
     protocol::Enrol enrol;
     enrol.vm = vm.id;
@@ -443,6 +447,28 @@ void HomeService::session_up() {
             ++vm->generation;
             offer(*vm);
         }
+    }
+}
+
+void HomeService::rekey(uint64_t fingerprint_seed) {
+    seed_ = fingerprint_seed;
+    for (auto& [id, vm] : vms_) {
+        if (!vm->examined.capture) continue;
+        if (vm->busy) vm->examined.capture->cancel = true;  // under the old seed
+        if (vm->phase == VmPhase::active || vm->phase == VmPhase::syncing)
+            vm->phase = VmPhase::offering;
+        ++vm->generation;
+        vm->awaiting = Epoch{};
+        vm->reseeding = true;
+        with_capture(*vm, [this, id = id, seed = seed_](CaptureSet& set, size_t) -> Completion {
+            if (set.catalogue->seed() != seed) set.catalogue->reseed(seed);
+            return [this, id, seed] {
+                HomeVm* found = find(id);
+                if (found == nullptr || seed != seed_) return;  // changed once more: the next job
+                found->reseeding = false;
+                if (found->phase == VmPhase::offering) offer(*found);
+            };
+        });
     }
 }
 

@@ -40,6 +40,9 @@ class HomeService {
     Status load();  // the registry; once, before anything else
     void tick();    // about every 100 ms
     void session_up();
+    // The pair's secret has changed, the session is over: catalogues forget, and are loaded again
+    // in the next one. Not while an evacuation is expected or under way.
+    void rekey(uint64_t fingerprint_seed);
 
     // From the peer.
     void on_enrol_result(const protocol::EnrolResult& m);

@@ -94,6 +94,7 @@ struct HomeVm {
     Examined examined;
     std::shared_ptr<VmFlow> flow = std::make_shared<VmFlow>();
     bool busy = false;
+    bool reseeding = false;  // its catalogue waits for a new secret's seed: not offered before
     uint32_t generation = 0;
     uint32_t epoch = 0;            // the newest used
     uint32_t epoch_reserved = 0;   // persisted: a restart goes on above it

@@ -316,6 +316,18 @@ void IngestStage::handle(to_ingest::Close& c) {
     vms_.erase(c.vm);
 }
 
+void IngestStage::handle(to_ingest::Rekey& c) {
+    auto hasher = dedup::IdentityHasher::create(as_byte_span(c.secret));
+    if (!hasher.ok()) {
+        log_.error("a new secret of the pair: " + hasher.error().message());
+        return;
+    }
+    seed_ = hasher->fingerprint_seed();
+    expander_->rekey(std::move(*hasher));
+    // Lists of the old session: home asks again in the next one.
+    for (auto& [id, vm] : vms_) vm->printing = false;
+}
+
 IngestStage::Vm* IngestStage::find(VmId id) {
     const auto found = vms_.find(id);
     return found == vms_.end() ? nullptr : found->second.get();

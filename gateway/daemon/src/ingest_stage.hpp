@@ -62,8 +62,12 @@ struct UnmarkLanded {
 struct Close {
     VmId vm{};
 };  // the VM runs here as our own: the files are QEMU's alone
+// The pair's secret has changed: later batches and fingerprints are under the new one.
+struct Rekey {
+    std::string secret;
+};
 using Command = std::variant<NewSession, Open, Forget, LoadState, Fingerprints, MarkLanded,
-                             UnmarkLanded, Close>;
+                             UnmarkLanded, Close, Rekey>;
 }  // namespace to_ingest
 
 namespace from_ingest {
@@ -146,6 +150,7 @@ class IngestStage {
     void handle(to_ingest::MarkLanded& c);
     void handle(to_ingest::UnmarkLanded& c);
     void handle(to_ingest::Close& c);
+    void handle(to_ingest::Rekey& c);
     bool receive();
     void take(wan::Message& message);
     void take_batch(ByteSpan payload);

@@ -27,6 +27,22 @@ void ReducerStage::handle(to_reducer::CloseContent& c) {
     content_.remove(c.vm);
 }
 
+// What was on its way belongs to the old session and is void with it, and nothing said about away
+// holds under the new secret. The next session brings away's fingerprints, which begin a pass;
+// meanwhile pages go as literals.
+void ReducerStage::handle(to_reducer::Rekey& c) {
+    auto hasher = dedup::IdentityHasher::create(as_byte_span(c.secret));
+    if (!hasher.ok()) {
+        log_.error("a new secret of the pair: " + hasher.error().message());
+        return;
+    }
+    void_session();
+    index_->rekey(hasher->fingerprint_seed());
+    reducer_->rekey(std::move(*hasher));
+    reindexing_ = false;
+    reindex_due_ = false;
+}
+
 void ReducerStage::reindex_soon() {
     reindex_due_ = true;
     reindex_after_ns_ = clock_.now_ns() + kTagsQuietNs;

@@ -19,6 +19,7 @@
 #include <map>
 #include <memory>
 #include <stop_token>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -133,6 +134,10 @@ struct FinalMode {
     bool on = false;
     uint32_t rank = 0;
 };
+// The pair's secret has changed; the session under the old one is over.
+struct Rekey {
+    std::string secret;
+};
 struct Urgent {
     bool on = false;
 };  // no ceiling of prestaging's own
@@ -142,7 +147,7 @@ struct SendBallast {
 };
 using Command =
     std::variant<NewSession, AddVm, RemoveVm, CloseContent, ResetVm, LoadTags, Acknowledge, Naks,
-                 SealAnswered, AllowFinal, FinalMode, Urgent, SendBallast>;
+                 SealAnswered, AllowFinal, FinalMode, Rekey, Urgent, SendBallast>;
 }  // namespace to_reducer
 
 namespace from_reducer {
@@ -247,6 +252,7 @@ class ReducerStage {
     void handle(to_reducer::AddVm& c);
     void handle(to_reducer::RemoveVm& c);
     void handle(to_reducer::CloseContent& c);
+    void handle(to_reducer::Rekey& c);
     void handle(to_reducer::ResetVm& c);
     void handle(to_reducer::LoadTags& c);
     void handle(to_reducer::Acknowledge& c);

@@ -214,7 +214,7 @@ TEST(ReducerContent, ARestartIsReindexedFromTheDisk) {
     test::Stage home(kPages, 1.0, &away);
     home.begin(file.sources());
     home.load_tags();
-    home.wait_for_reindex();
+    home.wait_for_reindex(kPages - 1);
     EXPECT_EQ(home.stage->reindex().pages_done.load(), 2 * kPages);
     home.push(test::kRam, 1, page_of(7));
     home.push(test::kRam, 2, test::shifted(page_of(20), page_of(21), 512));
@@ -247,10 +247,50 @@ TEST(ReducerContent, NothingIsReindexedWhileUrgent) {
     EXPECT_TRUE(home.stage->reindex().running.load());
     EXPECT_EQ(away.totals().referenced_pages, 0u);
     home.stage->command(to_reducer::Urgent{false});
-    home.wait_for_reindex();
+    home.wait_for_reindex(kPages);
     home.push(test::kRam, 6, page_of(2));
     home.settle();
     EXPECT_EQ(away.totals().referenced_pages, 1u);
+}
+
+// Another secret of the pair: what was sent before is found again by a pass, nothing waits for it,
+// and no reference is wrong meanwhile.
+TEST(ReducerContent, AnotherSecretIsABackgroundPass) {
+    const DiskFile file(kPages);
+    test::Stage home(kPages, 1.0);
+    home.begin(file.sources());
+    for (uint64_t i = 0; i < kPages; ++i) home.push(test::kDisk, i, page_of(i + 1));
+    home.push(test::kRam, 0, page_of(5));
+    home.settle();
+    EXPECT_EQ(home.away.totals().referenced_pages, 1u);
+    home.change_secret(test::kNewSecret);
+    home.push(test::kRam, 1, page_of(6));
+    home.settle();
+    EXPECT_EQ(home.away.totals().referenced_pages, 1u);
+    EXPECT_EQ(home.away.totals().literal_pages, kPages + 1);
+    home.load_tags();
+    home.wait_for_reindex(kPages);
+    home.push(test::kRam, 2, page_of(7));
+    home.push(test::kRam, 3, test::mutated(page_of(30)));
+    home.settle();
+    EXPECT_EQ(home.away.totals().referenced_pages, 2u);
+    EXPECT_EQ(home.away.totals().delta_pages, 1u);
+    EXPECT_EQ(home.away.totals().literal_pages, kPages + 1);
+    EXPECT_EQ(home.naks, 0u);
+}
+
+// What waits in the queue when the secret changes is void with its session: it never goes out
+// under the new one, with a fingerprint of the old.
+TEST(ReducerContent, PagesOfTheOldSecretDoNotGoOut) {
+    const DiskFile file(kPages);
+    test::Stage home(kPages, 1.0);
+    home.begin(file.sources());
+    const uint32_t before = home.generation();
+    home.change_secret(test::kNewSecret);
+    home.push_as(before, test::kRam, 1, page_of(6));
+    home.push(test::kRam, 2, page_of(7));
+    home.settle();
+    EXPECT_FALSE(home.away.pages.contains({test::kVm, test::kRam, 1}));
 }
 
 }  // namespace

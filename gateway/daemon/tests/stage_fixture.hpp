@@ -179,25 +179,37 @@ class Stage {
             return false;
         });
     }
+    // At both sites, and the session that follows; tags are not loaded.
+    void change_secret(std::string_view secret) {
+        stage->command(to_reducer::Rekey{std::string(secret)});
+        away.expander().rekey(make_hasher(secret));
+        fingerprinter = dedup::Fingerprinter(dedup::fingerprint_seed(as_byte_span(secret)));
+        transport.set_session(wan::SessionId{static_cast<uint64_t>(transport.session()) + 1});
+        stage->command(to_reducer::NewSession{transport.session()});
+        reset();
+    }
+    uint32_t generation() const { return generation_; }
     void push(RegionId region, uint64_t page, const Page& content) {
         fed[{kVm, region, page}] = content;
+        push_as(generation_, region, page, content);
+    }
+    // Not expected at away.
+    void push_as(uint32_t generation, RegionId region, uint64_t page, const Page& content) {
         ASSERT_TRUE(stage->budget().try_reserve());
         CapturedItem item;
         item.vm = kVm;
-        item.generation = generation_;
+        item.generation = generation;
         item.region = region;
         item.page = page;
         item.epoch = Epoch{1};
         item.fingerprint = fingerprinter(content);
         item.content = std::make_unique<Page>(content);
-        ++pushed_;
         ASSERT_TRUE(stage->push(0, std::move(item), true));
     }
     // All that was pushed has gone out, and away holds it.
     void settle() {
         const auto all_arrived = [&] {
             take_all();
-            if (flow_->sent_pages != pushed_ && flow_->queued_pages != 0) return false;
             for (const auto& [key, page] : fed) {
                 const auto at = away.pages.find(key);
                 if (at == away.pages.end() || at->second != page) return false;
@@ -217,13 +229,14 @@ class Stage {
             stage->command(to_reducer::LoadTags{kVm, region, 0, std::move(prints)});
         }
     }
-    void wait_for_reindex() {
-        bool begun = false;
+    // A pass that learns so many pages, in all since the stage began.
+    void wait_for_reindex(uint64_t learned) {
         wait("a pass begins and ends", [&] {
             clock.advance_ns(100 * kNsPerMs);
-            begun = begun || stage->reindex().running.load();
-            return begun && !stage->reindex().running.load();
+            // In this order: what it learned is shown with or after its end.
+            return stage->stats().learned >= learned && !stage->reindex().running.load();
         });
+        EXPECT_EQ(stage->stats().learned, learned);
     }
     template <class Condition>
     void wait(const char* what, Condition&& condition) {
@@ -269,7 +282,6 @@ class Stage {
     NullLogger log_;
     uint64_t pages_;
     uint32_t generation_ = 1;
-    uint64_t pushed_ = 0;
     std::shared_ptr<VmFlow> flow_ = std::make_shared<VmFlow>();
     std::unique_ptr<dedup::Index> index_;
     std::jthread thread_;

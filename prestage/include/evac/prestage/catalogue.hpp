@@ -42,6 +42,8 @@ class Catalogue {
 
     const std::vector<RegionInfo>& regions() const { return regions_; }
     uint64_t seed() const { return seed_; }
+    // The pair's secret has changed: everything is unknown until load(). Heat is kept.
+    void reseed(uint64_t seed);
     uint64_t page_count(RegionId region) const;  // size rounded up to whole pages
     uint64_t page_count() const;                 // all regions
     // Pages with a known fingerprint, all regions; O(1).
@@ -77,8 +79,8 @@ class Catalogue {
     Observation update(RegionId region, uint64_t page, Fingerprint now, bool is_zero);
     void assign(Fingerprint& entry, Fingerprint now);
 
-    const uint64_t seed_;
-    const Fingerprint zero_;
+    uint64_t seed_;
+    Fingerprint zero_;
     const std::vector<RegionInfo> regions_;
     std::vector<Region> state_;
     uint64_t known_pages_ = 0;
