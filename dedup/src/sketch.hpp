@@ -14,9 +14,9 @@
 // no content is needed to find it, and a full agreement (8 x 16 bits) is sent as a reference.
 // Other shifts, in steps of 8 bytes (a buffer behind a header of 16 bytes, PostgreSQL's at any
 // multiple of 128), show when a piece of the page that begins elsewhere is in the table. Of pages
-// that nothing else was found for, one in 32 is searched at all 504 offsets; an offset that hit is
-// tried first from then on. What such a match leaves unknown, up to 512 bytes at both ends, must be
-// compared with the content.
+// that nothing else was found for, one in 32 is searched at all 63 such offsets; an offset that hit
+// is tried first from then on. What such a match leaves unknown, up to 512 bytes at both ends, must
+// be compared with the content.
 //
 // Hints: what is found is valid only while the page's tag is still the one that was sketched.
 // Owner: the reducer thread.
