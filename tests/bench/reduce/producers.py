@@ -69,7 +69,7 @@ def producers() -> list[Producer]:
             "mapped_bench", "mapped_bench",
             [Expected("mapped_unchanged_gb_s", "GB/s", "5")]),
         Producer(
-            "bench_dedup", "bench_dedup",
+            "bench_mixed", "bench_mixed",
             [Expected("mixed_reduction_mb_s", "MB/s", "400")]),
         Producer(
             "bench_dirty_queue", "bench_dirty_queue",
