@@ -115,19 +115,26 @@ Found Reducer::Impl::find_similar(const PageItem& item, const Sketches::Hashes& 
     if (!Sketches::worth(hashes)) return found;
     const Sketches::Match match = sketches.find(item.key, hashes, tags);
     const bool itself = match.base == item.key && match.shift == 0;
-    if (match.common == 0 || (itself && previous != nullptr)) return found;
+    if (itself && match.common != 0 && previous != nullptr) return found;
     if (match.common == kPieces && !itself) {
         const auto kind = match.shift == 0 ? Found::Kind::reference : Found::Kind::shifted;
         return Found{kind, match.base, match.shift, tags.get(match.base), {}};
     }
-    if (found.kind == Found::Kind::delta) {
+    const bool has_delta = found.kind == Found::Kind::delta;
+    if (match.common == 0 && has_delta) return found;
+    if (has_delta) {
         // The encoder's buffer is about to be used again.
         const ByteSpan kept = found.delta.payload;
         std::copy(kept.begin(), kept.end(), payload.begin());
         found.delta.payload = ByteSpan(payload).first(kept.size());
         bytes_max = kept.size() - 1;
     }
-    const Found other = delta_to_match(page, match, bytes_max);
+    Found other;
+    if (match.common != 0) other = delta_to_match(page, match, bytes_max);
+    if (other.kind == Found::Kind::none && !has_delta) {
+        const Sketches::Match unaligned = sketches.find_unaligned(page, tags);
+        if (unaligned.common != 0) other = delta_to_match(page, unaligned, bytes_max);
+    }
     return other.kind == Found::Kind::none ? found : other;
 }
 
@@ -160,6 +167,10 @@ Found Reducer::Impl::delta_to_match(PageSpan page, const Sketches::Match& match,
         return {};
     }
     const PageSpan from(base, kPageBytes);
+    // Found by its whole pieces only (find_unaligned): the content says that the rest is equal too.
+    if (match.shift % kPieceBytes != 0 && std::equal(from.begin(), from.end(), page.begin())) {
+        return Found{Found::Kind::shifted, match.base, match.shift, tags.get(match.base), {}};
+    }
     const auto delta = encoder.encode(from, page, bytes_max);
     if (!delta) return {};
     const uint32_t tag =

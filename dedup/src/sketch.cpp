@@ -21,6 +21,16 @@ constexpr uint64_t kPagesMax = uint64_t{1} << (64 - kPageShift);  // 128 TiB per
 constexpr size_t kEnteredPieces = 4;
 constexpr size_t kCandidatesMax = 12;  // bounds the work for pieces that many pages share
 
+constexpr size_t kOffsetStep = 8;
+constexpr size_t kOffsets = kPieceBytes / kOffsetStep - 1;  // 8, 16, .. 504
+constexpr uint64_t kSearchedOf = 32;   // unmatched pages: 63 hashes and lookups for one of them
+constexpr uint16_t kMissesMax = 1024;  // then an offset is forgotten
+constexpr unsigned kWholePieces = kPieces - 1;
+constexpr unsigned kConvincing = 4;  // pieces of 7: an offset worth keeping
+// Where an offset is tried: a piece may be zero, changed, or of a block that is gone.
+constexpr std::array<size_t, 2> kTriedPieces{1, 5};
+constexpr size_t kSearchedPiece = 3;
+
 uint64_t entry_tag(uint64_t hash) {
     return (hash >> 34) & kTagMask;  // the bucket has the low bits, the piece tag the highest 16
 }
@@ -193,6 +203,103 @@ Sketches::Match Sketches::find(const Location& self, const Hashes& hashes,
         }
     }
     return best;
+}
+
+uint64_t Sketches::hash_piece(PageSpan page, size_t at) const {
+    return XXH3_64bits_withSeed(page.data() + at, kPieceBytes, seed_);
+}
+
+// The page's piece that begins at `offset` + 512 * `piece` has this hash; the base that agrees with
+// the page's other whole pieces best.
+Sketches::Match Sketches::find_at(PageSpan page, size_t offset, size_t piece, uint64_t hash,
+                                  const StagedTags& tags) const {
+    Match best;
+    if (hash == zero_hash_) return best;
+    Hashes hashes{};
+    bool hashed = false;
+    for (const uint64_t entry : table_[hash & (table_.size() - 1)].entries) {
+        if (entry == 0 || (entry & kTagMask) != entry_tag(hash)) continue;
+        const uint64_t slot = (entry >> kSlotShift) & kSlotMask;
+        if (slot >= regions_.size() || regions_[slot].pages.size() == 0) continue;
+        // The page begins in the block of the entry, or in the one before.
+        uint64_t block = entry >> kPageShift;
+        size_t at = ((entry >> kPieceShift) & (kPieces - 1)) * kPieceBytes + kPageBytes;
+        at -= offset + piece * kPieceBytes;
+        if (at >= kPageBytes) {
+            at -= kPageBytes;
+        } else if (block-- == 0) {
+            continue;
+        }
+        const Region& region = regions_[slot];
+        if (!tags.is_disk(Location{region.vm, region.id, block})) continue;
+        const Sketch* first = valid(region, block, tags);
+        const Sketch* second = valid(region, block + 1, tags);
+        if (first == nullptr || second == nullptr) continue;
+        for (size_t i = 0; !hashed && i < kWholePieces; ++i) {
+            hashes[i] = hash_piece(page, offset + i * kPieceBytes);
+        }
+        hashed = true;
+        unsigned equal = 0;
+        for (size_t i = 0; i < kWholePieces; ++i) {
+            const size_t there = (at + offset) / kPieceBytes + i;
+            const uint16_t tag =
+                there < kPieces ? first->piece[there] : second->piece[there - kPieces];
+            equal += tag == piece_tag(hashes[i]) ? 1u : 0u;
+        }
+        if (equal > best.common) {
+            best = Match{Location{region.vm, region.id, block}, static_cast<uint32_t>(at), equal};
+        }
+    }
+    return best;
+}
+
+Sketches::Match Sketches::search(PageSpan page, const StagedTags& tags) const {
+    std::array<uint64_t, kOffsets> hashes;
+    for (size_t i = 0; i < kOffsets; ++i) {
+        hashes[i] = hash_piece(page, (i + 1) * kOffsetStep + kSearchedPiece * kPieceBytes);
+        __builtin_prefetch(&table_[hashes[i] & (table_.size() - 1)]);
+    }
+    Match best;
+    for (size_t i = 0; i < kOffsets && best.common < kConvincing; ++i) {
+        const Match match = find_at(page, (i + 1) * kOffsetStep, kSearchedPiece, hashes[i], tags);
+        if (match.common > best.common) best = match;
+    }
+    return best;
+}
+
+Sketches::Match Sketches::find_unaligned(PageSpan page, const StagedTags& tags) {
+    Match best;
+    if (slots_.empty()) return best;
+    size_t used = 0;
+    for (; used < kOffsetsKept && offsets_[used].bytes != 0; ++used) {
+        Offset& offset = offsets_[used];
+        for (const size_t piece : kTriedPieces) {
+            const uint64_t hash = hash_piece(page, offset.bytes + piece * kPieceBytes);
+            const Match match = find_at(page, offset.bytes, piece, hash, tags);
+            if (match.common > best.common) best = match;
+            if (best.common == kWholePieces) break;
+        }
+        if (best.common >= kConvincing) {
+            offset.misses = 0;
+            if (used != 0) std::swap(offsets_[used], offsets_[used - 1]);
+            return best;
+        }
+        if (++offset.misses >= kMissesMax) {
+            std::rotate(offsets_.begin() + static_cast<std::ptrdiff_t>(used),
+                        offsets_.begin() + static_cast<std::ptrdiff_t>(used) + 1, offsets_.end());
+            offsets_.back() = Offset{};
+            break;
+        }
+    }
+    if (unmatched_++ % kSearchedOf != 0) return best;
+    const Match found = search(page, tags);
+    if (found.common <= best.common) return best;
+    if (found.common >= kConvincing) {
+        const auto bytes = static_cast<uint16_t>((kPageBytes - found.shift) % kPieceBytes);
+        // In front of the last one: a guest with many must not throw out the best.
+        offsets_[std::min(used, kOffsetsKept - 1)] = Offset{bytes, 0};
+    }
+    return found;
 }
 
 }  // namespace evac::dedup

@@ -116,6 +116,58 @@ TEST_F(Similar, ShiftedPagesAreReferences) {
     EXPECT_EQ(expander->totals().shifted_pages, 71u);
 }
 
+// Buffers behind a header of any multiple of 8 bytes: no piece begins where a block's does.
+TEST_F(Similar, UnalignedShiftsAreFoundOnceTheirOffsetWasSeen) {
+    Disks disks;
+    reducer->set_base_reader(&disks);
+    for (uint64_t i = 0; i < 300; ++i) {
+        const Page block = i == 250 ? Page{} : page_of(i + 1);
+        disks.pages[PageKey{kOne, kDisk, i}] = block;
+        if (i != 250) add(kOne, kDisk, i, block);
+    }
+    settle();
+    uint64_t next = 0;
+    const auto found_at = [&](uint32_t shift, bool changed) {
+        uint64_t found = 0;
+        for (uint64_t i = 0; i < 100; ++i, ++next) {
+            Page page = shifted(page_of(i + 1), page_of(i + 2), shift);
+            if (changed) page[2000] ^= std::byte{1};
+            found += add(kOne, kRam, next, page) != Rung::literal ? 1u : 0u;
+        }
+        settle();
+        return found;
+    };
+    EXPECT_GE(found_at(4080, false), 68u);  // from the first page that is searched on
+    EXPECT_GE(found_at(896, false), 68u);
+    EXPECT_GE(expander->totals().shifted_pages, 136u);
+    EXPECT_EQ(expander->totals().delta_pages, 0u);
+    EXPECT_EQ(found_at(4080, true), 100u);        // known still
+    EXPECT_EQ(found_at(896 + 1024, true), 100u);  // the same offset of pieces, another shift
+    EXPECT_GE(found_at(8, false), 68u);
+    EXPECT_GE(found_at(4088, false), 68u);
+    // The first block's head, the last block's tail, a zero neighbour: literals, nothing worse.
+    add(kOne, kRam, 900, shifted(page_of(900), page_of(1), 4080));
+    add(kOne, kRam, 901, shifted(page_of(300), page_of(901), 4080));
+    EXPECT_EQ(add(kOne, kRam, 902, shifted(page_of(250), Page{}, 4080)), Rung::literal);
+    settle();
+    EXPECT_EQ(naks, 0u);
+}
+
+TEST_F(Similar, UnalignedShiftsNeedTheirContent) {
+    for (uint64_t i = 0; i < 100; ++i) {
+        const Page block = page_of(i + 1);
+        away.pages[PageKey{kOne, kDisk, i}] = {Epoch{1}, block};
+        const std::array<Fingerprint, 1> print{fingerprinter(block)};
+        ASSERT_TRUE(reducer->load_tags(kOne, kDisk, i, print).ok());
+        reducer->learn(item(kOne, kDisk, i, block));
+    }
+    for (uint64_t i = 0; i < 40; ++i) {
+        EXPECT_EQ(add(kOne, kRam, i, shifted(page_of(i + 1), page_of(i + 2), 4080)), Rung::literal);
+    }
+    EXPECT_GT(reducer->stats().bases_absent, 30u);
+    settle();
+}
+
 TEST_F(Similar, ChangedPagesAreDeltas) {
     for (uint64_t i = 0; i < 100; ++i) add(kOne, kDisk, i, page_of(i + 1));
     settle();

@@ -52,7 +52,7 @@ def producers() -> list[Producer]:
              Expected("postgresql_times_fewer", "times", "8"),
              Expected("innodb_page_wire_bytes_median", "B", "300"),
              Expected("corpus_pages_differing", "pages", "0")],
-            corpus=True, quick_leaves_out=("postgresql_times_fewer",)),
+            corpus=True, timeout_s=1800, quick_leaves_out=("postgresql_times_fewer",)),
         Producer(
             "six_guest_bound", HERE / "six_guest_bound.py",
             [Expected("six_guest_first_staging", "of the bound", "<= 1.05")],
@@ -69,7 +69,7 @@ def producers() -> list[Producer]:
             "mapped_bench", "mapped_bench",
             [Expected("mapped_unchanged_gb_s", "GB/s", "5")]),
         Producer(
-            "bench_dedup", "bench_dedup",
+            "bench_mixed", "bench_mixed",
             [Expected("mixed_reduction_mb_s", "MB/s", "400")]),
         Producer(
             "bench_dirty_queue", "bench_dirty_queue",

@@ -92,7 +92,8 @@ class ProducersTest(unittest.TestCase):
         names = [e.name for p in producers() for e in p.expected]
         self.assertEqual(len(names), len(set(names)))
 
-    def run_producer(self, program: str, text: str = "", status: int = 0) -> Merged:
+    def run_producer(self, program: str, text: str = "", status: int = 0, quick: bool = False,
+                     leaves_out: tuple[str, ...] = ()) -> Merged:  # fmt: skip
         """A producer that is a script of this text, run as the real ones are."""
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / program
@@ -100,9 +101,10 @@ class ProducersTest(unittest.TestCase):
                 script.write_text(f"#!/bin/sh\n{text}\nexit {status}\n")
                 script.chmod(0o755)
             merged = Merged()
-            options = argparse.Namespace(bin=Path(folder), quick=False, fresh=False)
+            options = argparse.Namespace(bin=Path(folder), quick=quick, fresh=False)
+            producer = Producer("one", program, [FEWER], quick_leaves_out=leaves_out)
             with contextlib.redirect_stdout(io.StringIO()):
-                MAIN.run_producer(Producer("one", program, [FEWER]), options, Path(folder), merged)
+                MAIN.run_producer(producer, options, Path(folder), merged)
             return merged
 
     def test_not_built(self) -> None:
@@ -120,6 +122,14 @@ class ProducersTest(unittest.TestCase):
         self.assertEqual(self.run_producer("p", "true", 1).missed(), ["fewer"])
         broken = self.run_producer("p", self.WRITES + 'true > "$2"', 3)
         self.assertEqual(broken.missed(), ["one_ran"])
+
+    def test_quick_names_what_it_leaves_out_and_owes_the_rest(self) -> None:
+        nothing = """printf '{"figures": {}}' > "$2" """
+        left_out = self.run_producer("p", nothing, quick=True, leaves_out=("fewer",))
+        self.assertEqual(left_out.figures["fewer"]["missed"], "left out by --quick")
+        self.assertEqual(left_out.missed(), [])
+        self.assertEqual(self.run_producer("p", nothing, quick=True).missed(), ["fewer"])
+        self.assertEqual(self.run_producer("p", nothing, leaves_out=("fewer",)).missed(), ["fewer"])
 
     def test_a_run_that_hangs_is_ended(self) -> None:
         self.assertEqual(MAIN.run_one(["sleep", "600"], 0.2), "not done after 0 s")

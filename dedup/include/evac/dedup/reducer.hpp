@@ -3,7 +3,8 @@
 //
 //   add(page) -> zero
 //             -> reference (index hit, and what was last sent to that place has this page's tag)
-//             -> shifted reference (all eight 512-byte pieces of two neighbours agree)
+//             -> shifted reference (all eight 512-byte pieces of two neighbours agree; at shifts
+//                that are no multiple of 512 their content does)
 //             -> delta against the previous version, or against the page that shares most pieces,
 //                when its content is at hand (page cache, or a BaseReader) and it is small
 //             -> literal: with up to 15 others under zstd, or raw
