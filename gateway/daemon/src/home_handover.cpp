@@ -181,7 +181,7 @@ void HomeService::act_capture(const Act& act, HomeVm& vm) {
     request.vm = vm.id;
     request.generation = vm.generation;
     request.epoch = next_epoch(vm);
-    request.final_pass = true;
+    request.kind = PassKind::final_pass;
     request.tag = vm.name;
     ports_.reducer.command(
         to_reducer::FinalMode{vm.id, true, static_cast<uint32_t>(now().ns / 1'000'000)});

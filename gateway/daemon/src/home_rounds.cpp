@@ -105,6 +105,7 @@ void HomeService::start_round(HomeVm& vm) {
     request.vm = vm.id;
     request.generation = vm.generation;
     request.epoch = next_epoch(vm);
+    request.kind = PassKind::seal;
     request.tag = vm.name;
     const JobContext context = job_context();
     const uint64_t started_ns = ports_.clock.now_ns();
@@ -159,7 +160,7 @@ void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> re
         return;
     }
     vm->failures = 0;
-    vm->last_incomplete = !result->complete;
+    vm->last_incomplete = result->cut_short();
     vm->detail.clear();
     PassHistory::Entry entry;
     entry.interval_s = interval_s;

@@ -303,7 +303,8 @@ void ReducerStage::take_item(CapturedItem& item) {
     if (item.end) {
         // A round that is complete replaces an older obligation: what waits in the queue is the
         // newer state.
-        if (wanted && item.end->complete) found->second.obligation = std::move(item.end);
+        if (wanted && item.end->complete && raw(item.end->epoch) >= raw(found->second.newest))
+            found->second.obligation = std::move(item.end);
         return;
     }
     if (!wanted) {
@@ -311,6 +312,10 @@ void ReducerStage::take_item(CapturedItem& item) {
         return;
     }
     Vm& vm = found->second;
+    // With a page of a later pass among them, what waits is no instant of the guest any more: a
+    // point that was not sent yet can not be.
+    if (vm.obligation && raw(item.epoch) > raw(vm.obligation->epoch)) vm.obligation.reset();
+    vm.newest = std::max(vm.newest, item.epoch);
     prestage::CapturedPage page;
     page.region = item.region;
     page.page = item.page;
