@@ -40,6 +40,29 @@ struct Outcome {
     bool ok;
 };
 
+// What a landing would send of a stream (with no page) is a stream again, of the same blocks and
+// without any capability, whatever the captured one had.
+void check_lands(const evac::prestage::DeviceState& state) {
+    evac::Bytes again = state.prefix;
+    evac::ByteWriter writer(again);
+    writer.u8(3);
+    writer.be32(state.ram_section_id);
+    writer.be64(0x10);
+    writer.u8(0x7e);
+    writer.be32(state.ram_section_id);
+    writer.put(state.tail);
+    writer.u8(6);
+    writer.be32(2);
+    writer.put(std::string_view("{}"));
+    Checker sink;
+    evac::prestage::StreamParser parser(sink);
+    if (!parser.push(again).ok()) std::abort();
+    const auto landed = parser.finish();
+    if (!landed.ok() || landed->shared_left_out || landed->blocks != state.blocks ||
+        landed->prefix != state.prefix || landed->tail != state.tail)
+        std::abort();
+}
+
 Outcome parse(evac::ByteSpan stream, size_t chunk) {
     Checker sink;
     evac::prestage::StreamParser parser(sink, 64 * 1024);
@@ -49,6 +72,7 @@ Outcome parse(evac::ByteSpan stream, size_t chunk) {
     const auto state = parser.finish();
     if (state.ok() && (state->machine.empty() || state->prefix.empty() || state->tail.empty()))
         std::abort();
+    if (state.ok()) check_lands(*state);
     return {sink.sum(), state.ok()};
 }
 

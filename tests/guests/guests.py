@@ -34,6 +34,7 @@ class GuestSpec:
     disk_mib: int = 0
     disk_kib_s: int = 1024
     works: bool = False  # spends spare time on counted work (WRK)
+    memory: str = "private"  # | memfd | file: shared with other processes, as for vhost-user
 
 
 def six_guests(seed: int = 1) -> list[GuestSpec]:
@@ -41,8 +42,8 @@ def six_guests(seed: int = 1) -> list[GuestSpec]:
     first = seed * 100
     return [
         GuestSpec("idle-1", "idle", 256, 8, 136, first + 1),
-        GuestSpec("writer-8", "writer", 384, 64, 200, first + 2, rate_mib=8),
-        GuestSpec("disk-1", "disk", 512, 8, 296, first + 3, disk_mib=512),
+        GuestSpec("writer-8", "writer", 384, 64, 200, first + 2, rate_mib=8, memory="memfd"),
+        GuestSpec("disk-1", "disk", 512, 8, 296, first + 3, disk_mib=512, memory="file"),
         GuestSpec("writer-2", "writer", 384, 48, 216, first + 4, rate_mib=2),
         GuestSpec("writer-1", "writer", 256, 32, 112, first + 5, rate_mib=1),
         GuestSpec("idle-2", "idle", 256, 8, 136, first + 6),
@@ -97,6 +98,10 @@ class GuestPaths:
         return self.folder / "disk.raw"
 
     @property
+    def ram(self) -> Path:
+        return self.folder / "ram"
+
+    @property
     def log(self) -> Path:
         return self.folder / "qemu.log"
 
@@ -143,6 +148,11 @@ def qemu_command(
         "-kernel", str(image.kernel), "-initrd", str(image.initrd),
         "-append", kernel_command_line(spec),
     ]  # fmt: skip
+    if spec.memory != "private":
+        backend = {"memfd": "memory-backend-memfd", "file": "memory-backend-file"}[spec.memory]
+        where = f",mem-path={paths.ram}" if spec.memory == "file" else ""
+        command[command.index("-M") + 1] += ",memory-backend=pc.ram"
+        command += ["-object", f"{backend},id=pc.ram,size={spec.ram_mib}M,share=on{where}"]
     if spec.disk_mib:
         command += [
             "-blockdev", f"driver=raw,node-name=disk0,file.driver=file,file.filename={paths.disk}",
@@ -191,7 +201,7 @@ def start_guest(
     """Starts one guest with its files in `folder`; returns when its QMP answers."""
     paths = GuestPaths(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in (paths.qmp, paths.prover, paths.serial):
+    for stale in (paths.qmp, paths.prover, paths.serial, paths.ram):
         stale.unlink(missing_ok=True)
     if spec.disk_mib:
         if incoming:

@@ -37,7 +37,7 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
         item.heat = page.heat;
         item.is_zero = page.is_zero;
         item.account = request_.account;
-        if (context_.reducer.push(request_.lane, std::move(item), request_.final_pass,
+        if (context_.reducer.push(request_.lane, std::move(item), request_.is_final(),
                                   page.bytes)) {
             return true;
         }
@@ -73,7 +73,7 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
     bool reserve() {
         auto& budget = context_.reducer.budget();
         if (budget.try_reserve(request_.account)) return true;
-        if (!request_.final_pass) return false;
+        if (!request_.is_final()) return false;
         const uint64_t deadline_ns = context_.clock.now_ns() + kFinalWaitNs;
         while (!budget.try_reserve(request_.account)) {
             if (set_.cancel || context_.clock.now_ns() >= deadline_ns) return false;
@@ -185,6 +185,21 @@ Status track_disks(CaptureSet& set) {
     return {};
 }
 
+// Maps the VM's memory where that can be done. Not to be able to is no failure.
+void try_mapping(const JobContext& context, const std::string& name, Examined& out) {
+    CaptureSet& set = *out.capture;
+    auto mapped = prestage::MappedMemory::open(*set.client, out.facts, context.clock);
+    if (!mapped.ok()) {
+        out.mapping_refused = mapped.error().message();
+        context.log.info("vm " + name + ": its memory is not mapped: " + out.mapping_refused);
+        return;
+    }
+    set.mapped = std::move(*mapped);
+    set.mapped_snapshot = prestage::can_snapshot_beside_mapping(*set.client);
+    out.mapping_refused.clear();
+    context.log.info("vm " + name + ": its memory is mapped (" + set.mapped->file_name() + ")");
+}
+
 void remove_mark(const std::string& path) {
     std::error_code error;
     std::filesystem::remove(path, error);
@@ -277,6 +292,7 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name,
         out.sources = open_home_disks(out.disks, out.facts.disks, set.ram_regions, *working_dir,
                                       name, context.log);
     }
+    try_mapping(context, name, out);
     return out;
 }
 
@@ -291,23 +307,49 @@ Result<Examined> reattach_vm(const JobContext& context, const std::string& name,
     EVAC_TRY(client);
     out.capture->client = std::move(*client);
     EVAC_TRY(make_capture(context, name, out));
+    try_mapping(context, name, out);
     return out;
 }
 
-Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live,
-                            const PassRequest& request) {
-    for (const auto& [region, page] : set.forget) {
-        set.catalogue->set_unknown(region, page);
-        // The bitmaps do not know that a captured page was lost.
-        if (raw(region) >= set.ram_regions && set.disks)
-            set.disks->reread(raw(region) - set.ram_regions, page, 1);
+namespace {
+
+using prestage::RoundMethod;
+
+// The guest runs on while its round's pages are read: so may its disks' point.
+bool resumes_by_itself(RoundMethod method) {
+    return method == RoundMethod::sealed_live || method == RoundMethod::mapped_sealed;
+}
+
+RoundMethod round_method(const CaptureSet& set, bool can_seal_live, const PassRequest& request) {
+    const bool mapped = set.mapped != nullptr;
+    switch (request.kind) {
+        case PassKind::refresh:
+            return RoundMethod::mapped_refresh;
+        case PassKind::final_pass:
+            return mapped ? RoundMethod::mapped_final : RoundMethod::final_stopped;
+        case PassKind::seal:
+            break;
     }
-    set.forget.clear();
-    set.cancel = false;
-    LaneSink sink(context, set, request);
-    PassResult result;
-    const bool live = !request.final_pass && can_seal_live;
-    storage_sync::DiskCapture* disks = set.disks.get();
+    const bool too_long = mapped && set.mapped->whole_scan_ns() > kMappedPauseMaxNs;
+    if (mapped && !(too_long && can_seal_live))
+        return set.mapped_snapshot ? RoundMethod::mapped_sealed : RoundMethod::mapped_stopped;
+    return can_seal_live ? RoundMethod::sealed_live : RoundMethod::stopped_pass;
+}
+
+// The choice above needs to know how long a scan takes. One that was somewhat too slow may have
+// been disturbed: it is measured again.
+bool must_measure(const CaptureSet& set, bool can_seal_live, const PassRequest& request) {
+    if (request.kind != PassKind::seal || !set.mapped || !can_seal_live) return false;
+    const uint64_t scan_ns = set.mapped->whole_scan_ns();
+    return scan_ns == 0 || (scan_ns > kMappedPauseMaxNs && scan_ns < 4 * kMappedPauseMaxNs);
+}
+
+// One round of memory and, unless it is a refresh, of the disks at the same instant.
+Status capture(const JobContext& context, CaptureSet& set, RoundMethod method, LaneSink& sink,
+               const PassRequest& request, PassResult& result) {
+    const bool live = resumes_by_itself(method);
+    const bool refresh = method == RoundMethod::mapped_refresh;
+    storage_sync::DiskCapture* disks = refresh ? nullptr : set.disks.get();
     std::optional<storage_sync::PointStats> disk_stats;
     if (disks != nullptr && !set.disks_ready) EVAC_TRY(track_disks(set));
     if (disks != nullptr) {
@@ -330,9 +372,8 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     options.run_dir = context.run_dir;
     options.cancel = &set.cancel;
     options.guard = context.guard;
-    options.method = request.final_pass ? prestage::RoundMethod::final_stopped
-                     : live             ? prestage::RoundMethod::sealed_live
-                                        : prestage::RoundMethod::stopped_pass;
+    options.method = method;
+    options.mapped = set.mapped.get();
     options.on_stopped = [&]() -> Status {
         result.point_unix_ms = context.clock.wall_unix_ms();
         if (disks == nullptr) return {};
@@ -341,11 +382,11 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
         return live ? Status() : read_disks();
     };
     const std::string mark = round_mark(context.home_dir, request.tag);
-    if (!request.final_pass) {
+    if (!request.is_final()) {
         options.before_touch = [&] { return write_mark(mark, set.client->peer_pid(), live); };
     }
     auto round = set.runner->run(options, sink);
-    if (!request.final_pass && (round.ok() || runs(*set.client))) remove_mark(mark);
+    if (!request.is_final() && (round.ok() || runs(*set.client))) remove_mark(mark);
     Status disk_status;
     if (disks != nullptr && !point_begun) {
         const auto undone = disks->cancel_prepared();
@@ -356,24 +397,66 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     EVAC_TRY(round);
     EVAC_TRY(disk_status);
     result.round = std::move(*round);
-    result.disk_pages_changed = sink.disk_pages_changed();
-    result.complete =
-        result.round.complete() && (disks == nullptr || (disk_stats && disk_stats->complete));
+    result.complete = !refresh && result.round.complete() &&
+                      (disks == nullptr || (disk_stats && disk_stats->complete));
+    return {};
+}
+
+Result<Bytes> packed_state(prestage::DeviceState& captured) {
     protocol::DeviceStateBlob state;
-    state.ram_section_id = result.round.device_state.ram_section_id;
-    state.prefix = std::move(result.round.device_state.prefix);
-    state.tail = std::move(result.round.device_state.tail);
-    auto packed = protocol::pack(state);
-    EVAC_TRY(packed);
+    state.ram_section_id = captured.ram_section_id;
+    state.prefix = std::move(captured.prefix);
+    state.tail = std::move(captured.tail);
+    return protocol::pack(state);
+}
+
+}  // namespace
+
+Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live,
+                            const PassRequest& request) {
+    for (const auto& [region, page] : set.forget) {
+        set.catalogue->set_unknown(region, page);
+        // The bitmaps do not know that a captured page was lost.
+        if (raw(region) >= set.ram_regions && set.disks)
+            set.disks->reread(raw(region) - set.ram_regions, page, 1);
+    }
+    set.forget.clear();
+    set.cancel = false;
+    if (set.mapped && set.mapped->lost()) {
+        context.log.warning("vm " + request.tag + ": its mapped memory (" +
+                            set.mapped->file_name() + ") was lost; captured by migration now");
+        set.mapped.reset();
+    }
+    PassResult result;
+    result.kind = request.kind;
+    if (request.kind == PassKind::refresh && !set.mapped)
+        return make_error(Errc::refused, "a refresh needs the VM's memory mapped");
+    LaneSink sink(context, set, request);
+    bool full = false;
+    if (must_measure(set, can_seal_live, request)) {
+        EVAC_TRY(capture(context, set, RoundMethod::mapped_refresh, sink, request, result));
+        full = result.round.pages_dropped != 0;  // no room for a recovery point either
+    }
+    if (!full) {
+        const RoundMethod method = round_method(set, can_seal_live, request);
+        const uint64_t changed = result.round.pages_changed;
+        EVAC_TRY(capture(context, set, method, sink, request, result));
+        result.round.pages_changed += changed;
+    }
+    result.disk_pages_changed = sink.disk_pages_changed();
     CapturedItem end;
     end.vm = request.vm;
     end.generation = request.generation;
     end.end = std::make_unique<RoundEnd>();
     end.end->epoch = request.epoch;
     end.end->complete = result.complete;
-    end.end->final_pass = request.final_pass;
+    end.end->final_pass = request.is_final();
     end.end->point_unix_ms = result.point_unix_ms;
-    end.end->device_state = std::move(*packed);
+    if (result.complete) {
+        auto packed = packed_state(result.round.device_state);
+        EVAC_TRY(packed);
+        end.end->device_state = std::move(*packed);
+    }
     if (!context.reducer.push(request.lane, std::move(end), true)) {
         return make_error(Errc::timeout, "the reducer does not take the round's end");
     }

@@ -47,9 +47,17 @@ struct PassRequest {
     size_t lane = 0;  // capture worker
     // Of the VM's flow: what its pages are charged to, here and in its queue.
     prestage::PageBudget::Account account = prestage::PageBudget::kCommon;
-    bool final_pass = false;  // the guest was stopped and stays so
-    std::string tag;          // of files
+    PassKind kind = PassKind::seal;
+    std::string tag;  // of files
+
+    bool is_final() const { return kind == PassKind::final_pass; }
 };
+// A VM with mapped memory is refreshed, sealed and finished by mapping, but for one whose scan
+// would stop it for longer than this: it is sealed by a background snapshot, where QEMU allows
+// that.
+inline constexpr uint64_t kMappedPauseMaxNs = 100 * kNsPerMs;
+// Errors: refused (a refresh of a VM whose memory is not mapped), and what the round says. Not
+// while a seal of this VM waits for its answer, unless it is the final pass.
 Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live,
                             const PassRequest& request);
 

@@ -182,7 +182,7 @@ void HomeService::act_capture(const Act& act, HomeVm& vm) {
     request.generation = vm.generation;
     request.epoch = next_epoch(vm);
     request.account = vm.flow->account;
-    request.final_pass = true;
+    request.kind = PassKind::final_pass;
     request.tag = vm.name;
     ports_.reducer.command(
         to_reducer::FinalMode{vm.id, true, static_cast<uint32_t>(now().ns / 1'000'000)});

@@ -125,6 +125,7 @@ std::vector<prestage::PacedVm> HomeService::paced_vms(uint64_t now_ns) const {
         paced.pass_age_s = age_s(now_ns, vm->last_start_ns);
         paced.ready = !vm->busy && raw(vm->awaiting) == 0;
         paced.last_incomplete = vm->last_incomplete;
+        paced.can_refresh = vm->examined.mapping_refused.empty();
         paced.measured = !vm->dirty_model.empty();
         paced.dirty = vm->dirty_terms;
         paced.seal_s = vm->seal_time.safe();
@@ -176,6 +177,7 @@ bool HomeService::start_round(HomeVm& vm, prestage::RoundKind kind) {
     request.generation = vm.generation;
     request.epoch = next_epoch(vm);
     request.account = vm.flow->account;
+    request.kind = kind == prestage::RoundKind::refresh ? PassKind::refresh : PassKind::seal;
     request.tag = vm.name;
     const JobContext context = job_context();
     RoundRun run{ports_.clock.now_ns(), 0, kind};
@@ -229,7 +231,9 @@ void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> re
         return;
     }
     vm->failures = 0;
-    vm->last_incomplete = refresh ? result->round.pages_dropped != 0 : !result->complete;
+    vm->last_incomplete = result->cut_short();
+    if (vm->examined.mapping_refused.empty() && !vm->examined.capture->mapped)
+        vm->examined.mapping_refused = "its mapped memory was lost";
     vm->detail.clear();
     remember_round(*vm, *result, run, {interval_s, took_s, cpu_s});
     if (!refresh && result->complete) {

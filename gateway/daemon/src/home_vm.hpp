@@ -11,6 +11,7 @@
 #include "evac/prestage/catalogue.hpp"
 #include "evac/prestage/dirty_model.hpp"
 #include "evac/prestage/enrolment.hpp"
+#include "evac/prestage/mapped_memory.hpp"
 #include "evac/prestage/round.hpp"
 #include "evac/prestage/round_pacing.hpp"
 #include "evac/protocol/messages.hpp"
@@ -38,8 +39,10 @@ struct CaptureSet {
     std::unique_ptr<prestage::Catalogue> catalogue;
     std::unique_ptr<storage_sync::DiskCapture> disks;  // null without writable disks
     std::unique_ptr<prestage::RoundRunner> runner;
-    bool disks_ready = false;  // tracking; else the next pass begins it
-    size_t ram_regions = 0;    // disks follow
+    std::unique_ptr<prestage::MappedMemory> mapped;  // null: see Examined::mapping_refused
+    bool mapped_snapshot = false;  // QEMU resumes the guest by itself in a mapped seal
+    bool disks_ready = false;      // tracking; else the next pass begins it
+    size_t ram_regions = 0;        // disks follow
     std::atomic<bool> cancel{false};
     std::vector<std::pair<RegionId, uint64_t>>
         forget;  // pages that the next round must bring again
@@ -52,14 +55,27 @@ struct Examined {
     std::vector<std::string> argv;
     std::shared_ptr<CaptureSet> capture;
     std::vector<HomeSource> sources;  // until the reducer has them
+    std::string mapping_refused;      // why its memory is not mapped; empty = it is
+};
+
+enum class PassKind : uint8_t {
+    refresh,  // of a mapped VM: what changed is on its way; no pause, no disks, no recovery point
+    seal,     // a recovery point
+    final_pass,  // the guest was stopped and stays so
 };
 
 // One capture pass, memory and disks.
 struct PassResult {
+    PassKind kind = PassKind::seal;
     prestage::RoundResult round;
     uint64_t disk_pages_changed = 0;
-    bool complete = false;
+    bool complete = false;  // never after a refresh
     int64_t point_unix_ms = 0;
+
+    // The queues were full: the rest follows when there is room.
+    bool cut_short() const {
+        return kind == PassKind::refresh ? round.pages_dropped != 0 : !complete;
+    }
 };
 
 struct PassHistory {

@@ -327,7 +327,8 @@ void ReducerStage::take_item(LaneSlot& slot) {
         // A round that is complete replaces an older obligation: what waits in the queue is the
         // newer state.
         std::unique_ptr<RoundEnd> end = std::exchange(item.end, nullptr);
-        if (wanted && end->complete) found->second.obligation = std::move(end);
+        if (wanted && end->complete && raw(end->epoch) >= raw(found->second.newest))
+            found->second.obligation = std::move(end);
         return;
     }
     if (!wanted) {
@@ -335,6 +336,10 @@ void ReducerStage::take_item(LaneSlot& slot) {
         return;
     }
     Vm& vm = found->second;
+    // With a page of a later pass among them, what waits is no instant of the guest any more: a
+    // point that was not sent yet can not be.
+    if (vm.obligation && raw(item.epoch) > raw(vm.obligation->epoch)) vm.obligation.reset();
+    vm.newest = std::max(vm.newest, item.epoch);
     prestage::CapturedPage page;
     page.region = item.region;
     page.page = item.page;

@@ -233,6 +233,7 @@ class ReducerStage {
         std::vector<prestage::RegionInfo> regions;
         std::unique_ptr<RoundEnd> obligation;  // newest round that ended complete and is not sealed
         std::unique_ptr<RoundEnd> sent_seal;   // SEAL sent, no answer yet
+        Epoch newest{};                        // of the pages that came
         uint64_t handover = 0;                 // allowed final
         Epoch final_epoch{};
         bool final_mode = false;

@@ -66,7 +66,7 @@ def producers() -> list[Producer]:
             "bench_pipeline", "bench_pipeline",
             [Expected("parser_unchanged_gb_s", "GB/s", "3")]),
         Producer(
-            "mapped_bench", "mapped_bench",
+            "bench_mapped", "bench_mapped",
             [Expected("mapped_unchanged_gb_s", "GB/s", "5")]),
         Producer(
             "bench_mixed", "bench_mixed",
