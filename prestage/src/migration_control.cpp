@@ -20,8 +20,6 @@ using qmp::Json;
 constexpr int kQmpMs = 5'000;
 constexpr long kPollNs = 2'000'000;
 constexpr uint64_t kHealBandwidth = uint64_t{1} << 40;
-constexpr uint64_t kDefaultDowntimeMs = 300;               // QEMU's
-constexpr uint64_t kDefaultBandwidth = uint64_t{1} << 27;  // QEMU's
 
 void pause_ns(long ns) {
     timespec left{0, ns};
@@ -95,43 +93,8 @@ Status check_not_over(qmp::Client& client) {
                                     "' before it connected: " + state->error);
 }
 
-Result<bool> check_capturable(qmp::Client& client, const char* method, bool may_be_paused) {
-    const auto guest = query_guest(client);
-    if (!guest.ok()) return guest.error();
-    if (guest->status != "running" && !(may_be_paused && guest->status == "paused")) {
-        return make_error(Errc::refused, "the VM is '" + guest->status + "'; a round (" + method +
-                                             ") needs it running" +
-                                             (may_be_paused ? " or paused" : ""));
-    }
-    const auto migration = query_migration(client);
-    if (!migration.ok()) return migration.error();
-    if (migration->busy()) {
-        return make_error(Errc::refused, "a migration that is not ours is in progress ('" +
-                                             migration->status + "')");
-    }
-    return guest->running;
-}
-
-Status await_completed(qmp::Client& client, const Clock& clock, int limit_ms) {
-    const auto state = await_migration_end(
-        client, false, clock, clock.now_ns() + static_cast<uint64_t>(limit_ms) * kNsPerMs);
-    if (!state.ok()) return state.error();
-    if (state->status == "completed") return {};
-    return make_error(Errc::io,
-                      "QEMU ended the migration as '" + state->status + "': " + state->error);
-}
-
-Error with_reason(qmp::Client& client, Error error) {
-    const auto state = query_migration(client);
-    if (state.ok() && !state->error.empty()) error.context += "; QEMU says: " + state->error;
-    return error;
-}
-
-namespace {
-
-// All capabilities off but `only` (empty: none) and `events`; the parameters given that differ.
-Status apply(qmp::Client& client, const std::string& only, uint64_t max_bandwidth,
-             std::optional<uint64_t> downtime_limit_ms, SavedSettings& saved) {
+Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t max_bandwidth,
+                      SavedSettings& saved) {
     const auto parameters = client.execute("query-migrate-parameters", Json::object(), kQmpMs);
     if (!parameters.ok()) return parameters.error();
     const std::string tls = json::text(*parameters, "tls-creds");
@@ -147,63 +110,32 @@ Status apply(qmp::Client& client, const std::string& only, uint64_t max_bandwidt
     bool known = false;
     for (const Json& entry : json::array(*capabilities)) {
         const std::string name = json::text(entry, "capability");
-        known = known || name == only;
+        const bool is_snapshot = name == "background-snapshot";
+        known = known || is_snapshot;
         if (name == "events") continue;
         const bool state = json::flag(entry, "state");
-        const bool wanted = name == only;
+        const bool wanted = is_snapshot && background_snapshot;
         if (state == wanted) continue;
         changes.push_back(capability(name, wanted));
-        found.emplace_back(name, state && name != "background-snapshot");
+        found.emplace_back(name, state && !is_snapshot);
     }
-    if (!only.empty() && !known) {
-        return make_error(Errc::refused,
-                          "this QEMU has no capability " + only + " (QEMU 6.0 and later have)");
+    if (background_snapshot && !known) {
+        return make_error(
+            Errc::refused,
+            "this QEMU has no capability background-snapshot (QEMU 6.0 and later have)");
     }
     if (!changes.empty()) {
         saved.capabilities = std::move(found);
         EVAC_TRY(
             client.execute("migrate-set-capabilities", Json{{"capabilities", changes}}, kQmpMs));
     }
-    Json wanted = Json::object();
     const uint64_t bandwidth = json::number(*parameters, "max-bandwidth");
     if (bandwidth != max_bandwidth) {
         saved.max_bandwidth = bandwidth;
-        wanted["max-bandwidth"] = max_bandwidth;
+        EVAC_TRY(client.execute("migrate-set-parameters", Json{{"max-bandwidth", max_bandwidth}},
+                                kQmpMs));
     }
-    const uint64_t downtime = json::number(*parameters, "downtime-limit");
-    if (downtime_limit_ms.has_value() && downtime != *downtime_limit_ms) {
-        saved.downtime_limit_ms = downtime;
-        wanted["downtime-limit"] = *downtime_limit_ms;
-    }
-    if (!wanted.empty()) EVAC_TRY(client.execute("migrate-set-parameters", wanted, kQmpMs));
     return {};
-}
-
-}  // namespace
-
-Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t max_bandwidth,
-                      SavedSettings& saved) {
-    return apply(client, background_snapshot ? "background-snapshot" : "", max_bandwidth,
-                 std::nullopt, saved);
-}
-
-Status apply_precopy_settings(qmp::Client& client, uint64_t max_bandwidth,
-                              uint64_t downtime_limit_ms, SavedSettings& saved) {
-    return apply(client, "pause-before-switchover", max_bandwidth, downtime_limit_ms, saved);
-}
-
-SavedSettings precopy_leftovers(qmp::Client& client) {
-    SavedSettings out;
-    const auto parameters = client.execute("query-migrate-parameters", Json::object(), kQmpMs);
-    if (!parameters.ok()) return out;
-    const uint64_t downtime_ms = json::number(*parameters, "downtime-limit");
-    if (downtime_ms != kPrecopyLiveDowntimeMs && downtime_ms != kPrecopySealDowntimeMs &&
-        downtime_ms != kPrecopyForceDowntimeMs)
-        return out;
-    out.capabilities.emplace_back("pause-before-switchover", false);
-    out.downtime_limit_ms = kDefaultDowntimeMs;
-    out.max_bandwidth = kDefaultBandwidth;
-    return out;
 }
 
 Status restore_settings(qmp::Client& client, const SavedSettings& saved) {
@@ -216,11 +148,14 @@ Status restore_settings(qmp::Client& client, const SavedSettings& saved) {
             client.execute("migrate-set-capabilities", Json{{"capabilities", changes}}, kQmpMs);
         if (!done.ok()) outcome = done.error();
     }
-    Json found = Json::object();
-    if (saved.max_bandwidth.has_value()) found["max-bandwidth"] = *saved.max_bandwidth;
-    if (saved.downtime_limit_ms.has_value()) found["downtime-limit"] = *saved.downtime_limit_ms;
-    if (!found.empty()) {
-        const auto done = client.execute("migrate-set-parameters", found, kQmpMs);
+    if (saved.max_bandwidth.has_value()) {
+        const auto done = client.execute("migrate-set-parameters",
+                                         Json{{"max-bandwidth", *saved.max_bandwidth}}, kQmpMs);
+        if (!done.ok()) outcome = done.error();
+    }
+    if (saved.downtime_limit_ms.has_value()) {
+        const auto done = client.execute(
+            "migrate-set-parameters", Json{{"downtime-limit", *saved.downtime_limit_ms}}, kQmpMs);
         if (!done.ok()) outcome = done.error();
     }
     return outcome;

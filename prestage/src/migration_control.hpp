@@ -31,37 +31,18 @@ struct MigrationState {
 Result<MigrationState> query_migration(qmp::Client& client);
 
 struct SavedSettings {
+    std::optional<uint64_t> downtime_limit_ms;               // set by a live pre-copy only
     std::vector<std::pair<std::string, bool>> capabilities;  // those that were changed, as found
     std::optional<uint64_t> max_bandwidth;
-    std::optional<uint64_t> downtime_limit_ms;
 };
 // All capabilities off but background-snapshot (as asked for) and `events`, which changes nothing
 // for us; max-bandwidth as given. Refuses when migrations use TLS. What was changed is in `saved`
 // also after a failure.
 Status apply_settings(qmp::Client& client, bool background_snapshot, uint64_t max_bandwidth,
                       SavedSettings& saved);
-// Downtime limits of a live pre-copy while it lives and when it is forced; ensure_running knows by
-// them what a killed gateway has left behind.
-inline constexpr uint64_t kPrecopyLiveDowntimeMs = 1;
-inline constexpr uint64_t kPrecopyForceDowntimeMs = 1'999'000;
-inline constexpr uint64_t kPrecopySealDowntimeMs = 30;
-// The same for a live pre-copy: only pause-before-switchover on, and a downtime limit.
-Status apply_precopy_settings(qmp::Client& client, uint64_t max_bandwidth,
-                              uint64_t downtime_limit_ms, SavedSettings& saved);
-// What ensure_running has to put back when a gateway was killed in a live pre-copy: QEMU's
-// defaults, since what was there before is not known. Empty when nothing looks like one.
-SavedSettings precopy_leftovers(qmp::Client& client);
 // As found; only background-snapshot is always left off, because an earlier gateway that was killed
 // may have left it on.
 Status restore_settings(qmp::Client& client, const SavedSettings& saved);
-
-// Whether the guest runs. Refused when it does not (or is not paused, where that will do), and
-// while a migration is in progress.
-Result<bool> check_capturable(qmp::Client& client, const char* method, bool may_be_paused);
-// After the stream's end: QEMU says `completed`, or why not.
-Status await_completed(qmp::Client& client, const Clock& clock, int limit_ms);
-// A stream that failed to come or ended early: QEMU knows why.
-Error with_reason(qmp::Client& client, Error error);
 
 // An error when the migration that was begun is over (before it connected).
 Status check_not_over(qmp::Client& client);

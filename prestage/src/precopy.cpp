@@ -16,6 +16,8 @@
 #include "capture_socket.hpp"
 #include "evac/core/units.hpp"
 #include "evac/qmp/client.hpp"
+#include "json_access.hpp"
+#include "live_pages.hpp"
 #include "migration_control.hpp"
 #include "page_filter.hpp"
 
@@ -32,9 +34,12 @@ constexpr int kCancelMs = 2'000;
 constexpr long kWaitStepNs = 2'000'000;
 // What QEMU may leave for the stop: of a live pass as little as can be said (0 would switch over
 // after the first pass), then what passes at full speed leave, then anything.
-constexpr uint64_t kLiveDowntimeMs = kPrecopyLiveDowntimeMs;
-constexpr uint64_t kSealDowntimeMs = kPrecopySealDowntimeMs;
-constexpr uint64_t kForceDowntimeMs = kPrecopyForceDowntimeMs;
+constexpr uint64_t kLiveDowntimeMs = 1;
+constexpr uint64_t kSealDowntimeMs = 30;
+constexpr uint64_t kForceDowntimeMs = 1'999'000;
+constexpr uint64_t kDefaultDowntimeMs = 300;               // QEMU's
+constexpr uint64_t kDefaultBandwidth = uint64_t{1} << 27;  // QEMU's
+constexpr const char* kPauseCapability = "pause-before-switchover";
 
 void nap() {
     const timespec step{0, kWaitStepNs};
@@ -63,9 +68,10 @@ class Precopy {
           log_(log),
           options_(options),
           sink_(sink),
-          filter_(
-              catalogue, sink, result_,
+          pages_(
+              catalogue, result_,
               {[this](const CapturedPage& page) { return offer(page); }, [this] { next_epoch(); }}),
+          filter_(catalogue, pages_, result_),
           parser_(filter_) {
         result_.epoch = options.epoch;
         result_.method = options.method;
@@ -78,11 +84,11 @@ class Precopy {
 
     Result<RoundResult> run() {
         EVAC_TRY(check_options());
-        const auto running = check_capturable(client_, to_string(options_.method), false);
-        if (!running.ok()) return running.error();
+        EVAC_TRY(check_state());
         const Status outcome = capture();
         if (outcome.ok()) {
             result_.duration_ns = clock_.now_ns() - start_ns_;
+            result_.pages_changed -= result_.pages_repeated;  // the filter counted every version
             return std::move(result_);
         }
         Error error = outcome.error();
@@ -115,6 +121,39 @@ class Precopy {
         return {};
     }
 
+    Status check_state() {
+        const auto guest = query_guest(client_);
+        if (!guest.ok()) return guest.error();
+        const auto migration = query_migration(client_);
+        if (!migration.ok()) return migration.error();
+        if (guest->status != "running") {
+            return make_error(Errc::refused, "the VM is '" + guest->status +
+                                                 "'; a round (precopy_live) needs it running");
+        }
+        if (migration->busy()) {
+            return make_error(Errc::refused, "a migration that is not ours is in progress ('" +
+                                                 migration->status + "')");
+        }
+        return {};
+    }
+
+    Status apply_all_settings() {
+        EVAC_TRY(apply_settings(client_, false, options_.first_bandwidth, saved_));
+        const auto parameters = client_.execute("query-migrate-parameters");
+        if (!parameters.ok()) return parameters.error();
+        // Found on, it was switched off just now and is noted to be put back as it was.
+        const bool noted = std::ranges::any_of(
+            saved_.capabilities, [](const auto& entry) { return entry.first == kPauseCapability; });
+        if (!noted) saved_.capabilities.emplace_back(kPauseCapability, false);
+        const Json on{{"capability", kPauseCapability}, {"state", true}};
+        EVAC_TRY(
+            client_.execute("migrate-set-capabilities", Json{{"capabilities", Json::array({on})}}));
+        saved_.downtime_limit_ms = json::number(*parameters, "downtime-limit");
+        EVAC_TRY(
+            client_.execute("migrate-set-parameters", Json{{"downtime-limit", kLiveDowntimeMs}}));
+        return {};
+    }
+
     Status capture() {
         auto socket =
             CaptureSocket::listen(options_.run_dir, std::to_string(client_.peer_pid()) + "-" +
@@ -124,8 +163,7 @@ class Precopy {
         EVAC_TRY(limits_.check(clock_.now_ns(), clock_.now_ns()));
         if (options_.before_touch) EVAC_TRY(options_.before_touch());
         touched_ = true;
-        EVAC_TRY(
-            apply_precopy_settings(client_, options_.first_bandwidth, kLiveDowntimeMs, saved_));
+        EVAC_TRY(apply_all_settings());
         client_.drop_events();
         EVAC_TRY(client_.execute("migrate", Json{{"uri", socket->uri()}}));
         WaitLimits connect = limits_;
@@ -135,7 +173,7 @@ class Precopy {
         stream_ = std::move(stream).value();
         EVAC_TRY(follow());
         EVAC_TRY(switch_over());
-        EVAC_TRY(await_completed(client_, clock_, kCompletionMs));
+        EVAC_TRY(await_completed());
         EVAC_TRY(resume());
         const Status restored = restore_settings(client_, saved_);
         if (!restored.ok()) {
@@ -152,8 +190,7 @@ class Precopy {
             const auto more = read_some();
             if (!more.ok()) return more.error();
             if (!*more) {
-                return with_reason(client_,
-                                   make_error(Errc::io, "the stream ended before the switchover"));
+                return with_reason(make_error(Errc::io, "the stream ended before the switchover"));
             }
             watch();
             EVAC_TRY(failure_);
@@ -187,11 +224,27 @@ class Precopy {
         }
         abandon(stream_, client_.peer_pid());  // it has ended: QEMU is closing its side
         auto device_state = parser_.finish();
-        if (!device_state.ok()) return with_reason(client_, device_state.error());
+        if (!device_state.ok()) return with_reason(device_state.error());
         result_.device_state = std::move(device_state).value();
         result_.stream_bytes = parser_.stream_bytes();
         result_.pages_missing = filter_.missing();
         return {};
+    }
+
+    Status await_completed() {
+        const auto state = await_migration_end(
+            client_, false, clock_, clock_.now_ns() + uint64_t{kCompletionMs} * kNsPerMs);
+        if (!state.ok()) return state.error();
+        if (state->status == "completed") return {};
+        return make_error(Errc::io,
+                          "QEMU ended the migration as '" + state->status + "': " + state->error);
+    }
+
+    // A stream that ended early: QEMU knows why.
+    Error with_reason(Error error) {
+        const auto state = query_migration(client_);
+        if (state.ok() && !state->error.empty()) error.context += "; QEMU says: " + state->error;
+        return error;
     }
 
     Status resume() {
@@ -242,7 +295,7 @@ class Precopy {
         const auto event = client_.wait_event("STOP", 0);
         if (event.ok()) return note_stop(*event);
         if (!client_.usable()) return fail(event.error());
-        if (!filter_.first_pass_over()) return;
+        if (!parser_.ram_setup_seen() || filter_.missing() != 0) return;  // the first pass is on
         const uint64_t now_ns = clock_.now_ns();
         const bool asked = options_.seal_now != nullptr && options_.seal_now->load();
         const bool old = now_ns - start_ns_ >= uint64_t(options_.live_limit_ms) * kNsPerMs;
@@ -338,7 +391,7 @@ class Precopy {
         const uint64_t now_ns = clock_.now_ns();
         if (++result_.pass_count > 1) {
             if (result_.passes.size() == kPassesKept) result_.passes.erase(result_.passes.begin());
-            result_.passes.push_back({now_ns - epoch_ns_, filter_.changed_in_epoch()});
+            result_.passes.push_back({now_ns - epoch_ns_, pages_.changed_in_epoch()});
         }
         epoch_ns_ = now_ns;
     }
@@ -371,6 +424,7 @@ class Precopy {
     const RoundOptions& options_;
     PageSink& sink_;
     RoundResult result_;
+    LivePages pages_;
     PageFilter filter_;
     StreamParser parser_;
     std::unique_ptr<std::byte[]> buffer_ = std::make_unique_for_overwrite<std::byte[]>(kReadBytes);
@@ -399,6 +453,20 @@ Result<RoundResult> run_precopy(qmp::Client& client, Catalogue& catalogue, const
                                 Logger& log, const RoundOptions& options, PageSink& sink) {
     Precopy precopy(client, catalogue, clock, log, options, sink);
     return precopy.run();
+}
+
+SavedSettings precopy_leftovers(qmp::Client& client) {
+    SavedSettings out;
+    const auto parameters = client.execute("query-migrate-parameters");
+    if (!parameters.ok()) return out;
+    const uint64_t downtime_ms = json::number(*parameters, "downtime-limit");
+    if (downtime_ms != kLiveDowntimeMs && downtime_ms != kSealDowntimeMs &&
+        downtime_ms != kForceDowntimeMs)
+        return out;
+    out.capabilities.emplace_back(kPauseCapability, false);
+    out.downtime_limit_ms = kDefaultDowntimeMs;
+    out.max_bandwidth = kDefaultBandwidth;
+    return out;
 }
 
 }  // namespace evac::prestage

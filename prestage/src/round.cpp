@@ -1,6 +1,7 @@
 #include "evac/prestage/round.hpp"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 
 #include "capture_socket.hpp"
@@ -8,7 +9,6 @@
 #include "evac/prestage/stream_guard.hpp"
 #include "evac/qmp/client.hpp"
 #include "migration_control.hpp"
-#include "page_filter.hpp"
 #include "precopy.hpp"
 #include "write_protection.hpp"
 
@@ -23,6 +23,100 @@ constexpr int kConnectMs = 5'000;      // from `migrate` to its connection
 constexpr int kCompletionMs = 30'000;  // from the end of the stream to `completed`
 constexpr uint64_t kSelfResumeNs =
     100 * kNsPerMs;  // after the first page; then we say cont (newer QEMUs, see below)
+
+// Sends what the catalogue does not know to the sink, and keeps count of which pages came.
+class PageFilter final : public StreamSink {
+  public:
+    PageFilter(Catalogue& catalogue, PageSink& sink, RoundResult& result)
+        : catalogue_(catalogue), sink_(sink), result_(result) {}
+
+    Status ram_blocks(std::span<const RamBlock> blocks) override {
+        const std::vector<RegionInfo>& regions = catalogue_.regions();
+        const auto is_ram = [](const RegionInfo& region) {
+            return region.kind != RegionKind::disk;
+        };
+        for (const RamBlock& block : blocks) {
+            const auto found = std::ranges::find_if(regions, [&](const RegionInfo& region) {
+                return is_ram(region) && region.name == block.name;
+            });
+            if (found == regions.end()) return changed("RAM block '" + block.name + "' is new");
+            if (found->size_bytes != block.size_bytes) {
+                return changed("RAM block '" + block.name + "' has " +
+                               std::to_string(block.size_bytes) + " bytes, it had " +
+                               std::to_string(found->size_bytes));
+            }
+            const auto index = static_cast<uint16_t>(found - regions.begin());
+            map_.push_back(RegionId{index});
+            seen_.emplace_back((catalogue_.page_count(RegionId{index}) + 63) / 64);
+            pages_ += catalogue_.page_count(RegionId{index});
+        }
+        if (static_cast<ptrdiff_t>(blocks.size()) != std::ranges::count_if(regions, is_ram)) {
+            return changed("a RAM block is gone");
+        }
+        return {};
+    }
+
+    void page(uint16_t block, uint64_t page, ByteSpan bytes) override {
+        note(block, page);
+        const RegionId region = map_[block];
+        const Observation seen = catalogue_.compare_and_update(region, page, bytes);
+        if (seen.fingerprint == catalogue_.zero_fingerprint()) ++result_.pages_zero;
+        forward(region, page, seen, bytes);
+    }
+
+    void zero_page(uint16_t block, uint64_t page, uint8_t fill) override {
+        if (fill != 0) {
+            filled_.fill(std::byte{fill});
+            this->page(block, page, filled_);
+            return;
+        }
+        note(block, page);
+        ++result_.pages_zero;
+        forward(map_[block], page, catalogue_.update_zero(map_[block], page), {});
+    }
+
+    uint64_t missing() const { return pages_ - distinct_; }
+
+  private:
+    static Error changed(const std::string& what) {
+        return make_error(Errc::refused, what + " since the VM was enrolled; enrol it again");
+    }
+
+    void note(uint16_t block, uint64_t page) {
+        ++result_.pages_seen;
+        uint64_t& word = seen_[block][page / 64];
+        const uint64_t bit = uint64_t{1} << (page % 64);
+        distinct_ += (word & bit) == 0 ? 1 : 0;
+        word |= bit;
+    }
+
+    void forward(RegionId region, uint64_t page, const Observation& seen, ByteSpan bytes) {
+        if (seen.change == PageChange::unchanged) return;
+        CapturedPage out;
+        out.region = region;
+        out.page = page;
+        out.epoch = result_.epoch;
+        out.fingerprint = seen.fingerprint;
+        out.heat = seen.heat;
+        out.is_zero = seen.change == PageChange::became_zero;
+        if (!out.is_zero) out.bytes = bytes;
+        if (sink_.page(out)) {
+            ++result_.pages_changed;
+        } else {
+            ++result_.pages_dropped;
+            catalogue_.set_unknown(region, page);
+        }
+    }
+
+    Catalogue& catalogue_;
+    PageSink& sink_;
+    RoundResult& result_;
+    std::vector<RegionId> map_;                // stream block -> region
+    std::vector<std::vector<uint64_t>> seen_;  // one bit per page
+    uint64_t pages_ = 0;
+    uint64_t distinct_ = 0;
+    std::array<std::byte, kPageBytes> filled_{};
+};
 
 // One round in progress. Every function is a step; a failure of any of them ends in recover().
 class Round {
@@ -89,10 +183,21 @@ class Round {
     }
 
     Status check_state() {
+        const auto guest = query_guest(client_);
+        if (!guest.ok()) return guest.error();
         const bool may_be_paused = options_.method == RoundMethod::final_stopped;
-        const auto running = check_capturable(client_, to_string(options_.method), may_be_paused);
-        if (!running.ok()) return running.error();
-        was_running_ = *running;
+        if (guest->status != "running" && !(may_be_paused && guest->status == "paused")) {
+            return make_error(Errc::refused, "the VM is '" + guest->status + "'; a round (" +
+                                                 to_string(options_.method) + ") needs it running" +
+                                                 (may_be_paused ? " or paused" : ""));
+        }
+        was_running_ = guest->running;
+        const auto migration = query_migration(client_);
+        if (!migration.ok()) return migration.error();
+        if (migration->busy()) {
+            return make_error(Errc::refused, "a migration that is not ours is in progress ('" +
+                                                 migration->status + "')");
+        }
         return {};
     }
 
@@ -124,7 +229,7 @@ class Round {
             held_ = held.ok();
         }
         EVAC_TRY(read_stream());
-        EVAC_TRY(await_completed(client_, clock_, kCompletionMs));
+        EVAC_TRY(await_completed());
         if (options_.method != RoundMethod::final_stopped) EVAC_TRY(await_running());
         const Status restored = restore_settings(client_, saved_);
         if (!restored.ok()) {
@@ -161,7 +266,7 @@ class Round {
         abandon(stream_, client_.peer_pid());  // it has ended: QEMU is closing its side
         release_guard();
         auto device_state = parser.finish();
-        if (!device_state.ok()) return with_reason(client_, device_state.error());
+        if (!device_state.ok()) return with_reason(device_state.error());
         result_.device_state = std::move(device_state).value();
         result_.stream_bytes = parser.stream_bytes();
         result_.pages_missing = filter_.missing();
@@ -186,6 +291,15 @@ class Round {
         if (cont_sent_ || now_ns - first_page_ns_ < kSelfResumeNs) return;
         cont_sent_ = true;
         static_cast<void>(client_.execute("cont", Json::object(), 1).ok());
+    }
+
+    Status await_completed() {
+        const auto state = await_migration_end(
+            client_, false, clock_, clock_.now_ns() + uint64_t{kCompletionMs} * kNsPerMs);
+        if (!state.ok()) return state.error();
+        if (state->status == "completed") return {};
+        return make_error(Errc::io,
+                          "QEMU ended the migration as '" + state->status + "': " + state->error);
     }
 
     // The guest runs (again), and the pause is known.
@@ -213,6 +327,13 @@ class Round {
         const uint64_t stop_wall_us = static_cast<uint64_t>(stop_wall_ms_) * 1000;
         if (resume_us_ > stop_wall_us) result_.pause_upper_ns = (resume_us_ - stop_wall_us) * 1000;
         return {};
+    }
+
+    // A stream that failed to come or ended early: QEMU knows why.
+    Error with_reason(Error error) {
+        const auto state = query_migration(client_);
+        if (state.ok() && !state->error.empty()) error.context += "; QEMU says: " + state->error;
+        return error;
     }
 
     qmp::Client& client_;

@@ -140,8 +140,11 @@ HttpResponse add_vm(App& app, const HttpRequest& r) {
     request.qmp_path = fields.text("qmp", "");
     request.priority = fields.number("priority", 1, 1, 1e6);
     request.max_downtime_ms = fields.number("max_downtime_ms", 1000, 1, 1e9);
+    auto capture = prestage::parse_capture("capture", fields.text("capture", "auto"));
     const Status checked = fields.finish();
     if (!checked.ok()) return error_response(checked.error());
+    if (!capture.ok()) return error_response(capture.error());
+    request.capture = *capture;
     auto id = app.home().add(request);
     if (!id.ok()) return error_response(id.error());
     return json_response(202, vm_json(app, *app.home().find(*id)));

@@ -26,7 +26,7 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
         : context_(context), set_(set), request_(request) {}
 
     bool page(const prestage::CapturedPage& page) override {
-        if (!reserve()) return false;
+        if (must_leave_room(page.region) || !reserve()) return false;
         CapturedItem item;
         item.vm = request_.vm;
         item.generation = request_.generation;
@@ -101,6 +101,14 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
         // goes on from here.
         set_.catalogue->set_unknown(region, page_number);
         return storage_sync::Verdict::stop;
+    }
+
+    // Of a continuous round only: its pages come again and again, and may not take the room that
+    // other VMs' rounds need to be complete. Waiting is harmless to its guest.
+    bool must_leave_room(RegionId region) const {
+        const auto& budget = context_.reducer.budget();
+        return request_.method == prestage::CaptureMethod::continuous && !request_.final_pass &&
+               raw(region) < set_.ram_regions && budget.used_pages() * 2 >= budget.budget_pages();
     }
 
     const JobContext& context_;
@@ -204,6 +212,22 @@ void append(std::string& reasons, const std::string& reason) {
     reasons += reason;
 }
 
+// What of the VM was true at enrolment is asked again: several passes under TCG lose writes.
+Status check_kvm(qmp::Client& client) {
+    const auto kvm = client.execute("query-kvm");
+    if (!kvm.ok()) return kvm.error();
+    if (kvm->value("enabled", false) && kvm->value("present", false)) return {};
+    return make_error(Errc::refused,
+                      "capture: 'continuous' is refused: accelerator is 'tcg'; kvm is accepted");
+}
+
+prestage::RoundMethod round_method(const PassRequest& request, bool live) {
+    if (request.final_pass) return prestage::RoundMethod::final_stopped;
+    if (request.method == prestage::CaptureMethod::continuous)
+        return prestage::RoundMethod::precopy_live;
+    return live ? prestage::RoundMethod::sealed_live : prestage::RoundMethod::stopped_pass;
+}
+
 }  // namespace
 
 std::string round_mark(const std::string& home_dir, const std::string& name) {
@@ -232,6 +256,8 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name,
     out.facts = std::move(*facts);
     std::string reasons;
     for (const auto& refusal : prestage::refusals(out.facts)) append(reasons, refusal.reason);
+    const auto choice = choose_capture(out.facts, context.wanted, false);
+    if (!choice.ok()) append(reasons, choice.error().context);
     // What a killed gateway left behind would hide a disk's node from the survey.
     EVAC_TRY(storage_sync::recover_disks(*set.client, disk_options(context, name), context.log));
     auto survey = storage_sync::survey_disks(*set.client);
@@ -276,6 +302,8 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     for (const auto& [region, page] : set.forget) set.catalogue->set_unknown(region, page);
     set.forget.clear();
     set.cancel = false;
+    if (round_method(request, can_seal_live) == prestage::RoundMethod::precopy_live)
+        EVAC_TRY(check_kvm(*set.client));
     LaneSink sink(context, set, request);
     PassResult result;
     const bool live = !request.final_pass && can_seal_live;
@@ -306,19 +334,30 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     options.run_dir = context.run_dir;
     options.cancel = &set.cancel;
     options.guard = context.guard;
-    options.method = request.final_pass ? prestage::RoundMethod::final_stopped
-                     : live             ? prestage::RoundMethod::sealed_live
-                                        : prestage::RoundMethod::stopped_pass;
+    options.method = round_method(request, live);
+    const bool continuous = options.method == prestage::RoundMethod::precopy_live;
+    if (continuous) {
+        options.epochs = request.epochs;
+        options.live_limit_ms = request.live_limit_ms;
+        options.live_bandwidth = request.live_bandwidth;
+        options.time_limit_ms += request.live_limit_ms;
+        options.seal_now = &set.seal_now;
+        set.seal_now = false;
+    }
+    const std::string mark = round_mark(context.home_dir, request.tag);
     options.on_stopped = [&]() -> Status {
         result.point_unix_ms = context.clock.wall_unix_ms();
+        // From now on a guest in `postmigrate` is one that we have left so.
+        if (continuous) EVAC_TRY(write_mark(mark, set.client->peer_pid(), false));
         if (disks == nullptr) return {};
         EVAC_TRY(disks->begin_point());
         point_begun = true;
         return live ? Status() : read_disks();
     };
-    const std::string mark = round_mark(context.home_dir, request.tag);
     if (!request.final_pass) {
-        options.before_touch = [&] { return write_mark(mark, set.client->peer_pid(), live); };
+        options.before_touch = [&] {
+            return write_mark(mark, set.client->peer_pid(), live || continuous);
+        };
     }
     auto round = set.runner->run(options, sink);
     if (!request.final_pass && (round.ok() || runs(*set.client))) remove_mark(mark);
@@ -345,7 +384,7 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     end.vm = request.vm;
     end.generation = request.generation;
     end.end = std::make_unique<RoundEnd>();
-    end.end->epoch = request.epoch;
+    end.end->epoch = result.round.epoch;
     end.end->complete = result.complete;
     end.end->final_pass = request.final_pass;
     end.end->point_unix_ms = result.point_unix_ms;

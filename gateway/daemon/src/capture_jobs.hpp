@@ -1,6 +1,7 @@
 #pragma once
 // What capture workers do: examine a VM, run a pass, stop and resume it. Blocking; each is one
 // job's body and touches only what it is given.
+#include <optional>
 #include <string>
 
 #include "evac/core/clock.hpp"
@@ -16,6 +17,7 @@ struct JobContext {
     std::string run_dir;
     std::string home_dir;  // registry; marks of rounds under way are beside it
     uint64_t fingerprint_seed = 0;
+    std::optional<prestage::CaptureMethod> wanted{};  // of the VM that is examined
     prestage::StreamGuard* guard = nullptr;  // finishes open streams should this process die
 };
 
@@ -40,6 +42,11 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name,
 Result<Examined> reattach_vm(const JobContext& context, const std::string& name,
                              const std::string& qmp_path, const Examined& known);
 
+// The method and why, of what these facts allow. Errors: refused, when `wanted` is not possible.
+Result<prestage::MethodChoice> choose_capture(const prestage::VmFacts& facts,
+                                              std::optional<prestage::CaptureMethod> wanted,
+                                              bool hot);
+
 struct PassRequest {
     VmId vm{};
     uint32_t generation = 0;
@@ -47,6 +54,12 @@ struct PassRequest {
     size_t lane = 0;          // capture worker
     bool final_pass = false;  // the guest was stopped and stays so
     std::string tag;          // of files
+    prestage::CaptureMethod method =
+        prestage::CaptureMethod::stopped;  // of a pass that is not final
+    // Of a continuous one.
+    uint32_t epochs = 1;  // [epoch, epoch + epochs)
+    int live_limit_ms = 0;
+    uint64_t live_bandwidth = 0;  // bytes/s
 };
 Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live,
                             const PassRequest& request);

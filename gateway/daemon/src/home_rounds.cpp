@@ -28,7 +28,10 @@ void HomeService::tick() {
             begin_sync(*vm);
         }
     }
-    for (auto& [id, vm] : vms_) pump_acts(*vm);
+    for (auto& [id, vm] : vms_) {
+        look_at_heat(*vm, now_ns);
+        pump_acts(*vm);
+    }
     schedule_rounds();
     const auto stage = ports_.coordinator.stage();
     const bool over = stage == evacuation::Stage::idle || stage == evacuation::Stage::done ||
@@ -104,12 +107,12 @@ void HomeService::start_round(HomeVm& vm) {
     PassRequest request;
     request.vm = vm.id;
     request.generation = vm.generation;
-    request.epoch = next_epoch(vm);
+    set_method(request, vm);
     request.tag = vm.name;
     const JobContext context = job_context();
     const uint64_t started_ns = ports_.clock.now_ns();
     auto capture = vm.examined.capture;
-    const bool live = vm.examined.facts.background_snapshot;
+    const bool live = request.method == prestage::CaptureMethod::sealed;
     const bool submitted = ports_.workers.submit(
         [this, context, request, capture, live, started_ns](size_t worker) mutable -> Completion {
             request.lane = worker;

@@ -12,6 +12,7 @@ constexpr double kPollS = 0.2;
 
 struct AddOptions {
     std::string name, qmp;
+    std::string capture = "auto";
     double priority = 1;
     double max_downtime_ms = 1000;
     double wait_s = 60;
@@ -23,7 +24,8 @@ int add(const Context& context, const AddOptions& options) {
     auto reply = client.post("/v1/vms", {{"name", options.name},
                                          {"qmp", options.qmp},
                                          {"priority", options.priority},
-                                         {"max_downtime_ms", options.max_downtime_ms}});
+                                         {"max_downtime_ms", options.max_downtime_ms},
+                                         {"capture", options.capture}});
     if (!reply.ok()) return fail(reply.error());
     Json vm = reply->body;
     for (double waited_s = 0; waited_s < options.wait_s; waited_s += kPollS) {
@@ -33,9 +35,10 @@ int add(const Context& context, const AddOptions& options) {
         const std::string phase = vm["phase"];
         if (phase == "active" || phase == "syncing") {
             if (context.json()) return print_json(vm);
-            std::printf("%s: enrolled, %.0f MiB of memory, %zu disks, method: %s\n",
+            std::printf("%s: enrolled, %.0f MiB of memory, %zu disks, method: %s (%s)\n",
                         options.name.c_str(), vm["memory_mib"].get<double>(), vm["disks"].size(),
-                        vm["method"].get<std::string>().c_str());
+                        vm["method"].get<std::string>().c_str(),
+                        vm["method_why"].get<std::string>().c_str());
             return kOk;
         }
         if (phase == "refused" ||
@@ -72,6 +75,14 @@ int show(const Context& context, const std::string& name) {
     if (!reply.ok()) return fail(reply.error());
     if (context.json()) return print_json(reply->body);
     for (const auto& [key, value] : reply->body.items()) {
+        if (key == "method_rejected") {
+            for (const auto& r : value) {
+                std::printf("%-20s %s: %s\n", "method not taken",
+                            r["method"].get<std::string>().c_str(),
+                            r["why"].get<std::string>().c_str());
+            }
+            continue;
+        }
         std::printf("%-20s %s\n", key.c_str(),
                     value.is_string() ? value.get<std::string>().c_str() : value.dump().c_str());
     }
@@ -97,6 +108,8 @@ void add_vm(CLI::App& cli, Context& context) {
     add_verb->add_option("--priority", options->priority, "weight, 1 or more");
     add_verb->add_option("--max-downtime-ms", options->max_downtime_ms,
                          "limit of its pause in a handover");
+    add_verb->add_option("--capture", options->capture,
+                         "auto, or only so: mapped, sealed, continuous, stopped");
     add_verb->add_option("--wait", options->wait_s, "seconds to wait for both sites' word");
     add_verb->callback([&context, options] {
         context.chosen = [&context, options] { return add(context, *options); };

@@ -115,12 +115,12 @@ struct LivePass {
 struct RoundResult {
     Epoch epoch{};  // the newest used: the one to be sealed
     RoundMethod method{};
-    uint64_t pages_seen = 0;          // pages in the stream, repeats included
-    uint64_t pages_zero = 0;          // of those, all zero bits
-    uint64_t pages_changed = 0;       // handed to the sink, zero or not
-    uint64_t pages_changed_once = 0;  // of those, distinct pages
-    uint64_t pages_dropped = 0;  // refused by the sink; their catalogue entries are unknown now
-    uint64_t pages_missing = 0;  // pages of RAM that the stream never brought
+    uint64_t pages_seen = 0;      // pages in the stream, repeats included
+    uint64_t pages_zero = 0;      // of those, all zero bits
+    uint64_t pages_changed = 0;   // handed to the sink, zero or not
+    uint64_t pages_repeated = 0;  // precopy_live: later versions of those, not counted above
+    uint64_t pages_dropped = 0;   // refused by the sink; their catalogue entries are unknown now
+    uint64_t pages_missing = 0;   // pages of RAM that the stream never brought
     uint64_t stream_bytes = 0;
     // STOP to RESUME by QEMU's own event timestamps; 0 for final_stopped (the pause has not ended).
     uint64_t pause_ns = 0;

@@ -1,6 +1,6 @@
-// A stream of several passes through parser and filter: the newest version of each page wins, and
-// no two versions share an epoch.
-#include "page_filter.hpp"
+// A stream of several passes through parser, filter and LivePages: the newest version of each page
+// wins, and no two versions share an epoch.
+#include "live_pages.hpp"
 
 #include <gtest/gtest.h>
 
@@ -9,6 +9,7 @@
 #include <set>
 
 #include "evac/prestage/dirty_queue.hpp"
+#include "page_filter.hpp"
 #include "stream_builder.hpp"
 
 namespace evac::prestage::test {
@@ -52,14 +53,17 @@ class Sink final : public PageSink {
     std::vector<EnqueueOutcome> outcomes;
 };
 
-TEST(PageFilter, LaterPassesReplaceEarlierOnesAndEachHasItsEpoch) {
+TEST(LivePages, LaterPassesReplaceEarlierOnesAndEachHasItsEpoch) {
     for (const size_t chunk : {SIZE_MAX, size_t{1}, size_t{5000}}) {
         Catalogue catalogue(7, regions());
         Sink sink;
         RoundResult result;
         result.epoch = Epoch{10};
         uint32_t epochs_asked = 0;
-        PageFilter filter(catalogue, sink, result, {{}, [&] { ++epochs_asked; }});
+        LivePages pages(
+            catalogue, result,
+            {[&](const CapturedPage& page) { return sink.page(page); }, [&] { ++epochs_asked; }});
+        PageFilter filter(catalogue, pages, result);
         StreamParser parser(filter);
         const Bytes stream = three_passes();
         for (size_t at = 0; at < stream.size();) {
@@ -71,10 +75,9 @@ TEST(PageFilter, LaterPassesReplaceEarlierOnesAndEachHasItsEpoch) {
         EXPECT_EQ(epochs_asked, 2u);
         EXPECT_EQ(raw(result.epoch), 12u);
         EXPECT_EQ(filter.missing(), 0u);
-        EXPECT_TRUE(filter.first_pass_over());
         EXPECT_EQ(result.pages_seen, 23u);
         EXPECT_EQ(result.pages_changed, 22u);
-        EXPECT_EQ(result.pages_changed_once, 18u);
+        EXPECT_EQ(result.pages_repeated, 4u);
         EXPECT_EQ((sink.content[{0, 1}]), std::byte{0x31});
         EXPECT_EQ((sink.content[{0, 2}]), std::byte{0});
         EXPECT_EQ((sink.content[{0, 3}]), std::byte{0x10});
@@ -92,7 +95,7 @@ TEST(PageFilter, LaterPassesReplaceEarlierOnesAndEachHasItsEpoch) {
     }
 }
 
-TEST(PageFilter, WhatTheSinkRefusesIsUnknownAgain) {
+TEST(LivePages, WhatTheSinkRefusesIsUnknownAgain) {
     Catalogue catalogue(7, regions());
     Sink sink;
     RoundResult result;
@@ -100,7 +103,8 @@ TEST(PageFilter, WhatTheSinkRefusesIsUnknownAgain) {
     const auto all_but_one = [&](const CapturedPage& page) {
         return page.page != 1 && sink.page(page);
     };
-    PageFilter filter(catalogue, sink, result, {all_but_one, [] {}});
+    LivePages pages(catalogue, result, {all_but_one, [] {}});
+    PageFilter filter(catalogue, pages, result);
     StreamParser parser(filter);
     ASSERT_TRUE(parser.push(three_passes()).ok());
     EXPECT_EQ(result.pages_dropped, 4u);  // three versions in RAM, one page of the screen
