@@ -145,6 +145,39 @@ class VmAndApi(unittest.TestCase):
                          "-object", "memory-backend-ram,id=shm,size=1M,share=on")  # fmt: skip
         self.refused(["blocked", "--qmp", path], ERROR, "QEMU can not migrate it", "ivshmem")
 
+    def test_capture_that_a_vm_does_not_allow(self) -> None:
+        self.refused(["vm", "--qmp", "/nowhere", "--capture", "fast"], USAGE, "capture: 'fast' is refused",
+                     "accepted: auto, mapped, sealed, continuous, stopped")  # fmt: skip
+        code, answer = self.pair.a.api("POST", "/v1/vms", {"name": "vm", "qmp": "/nowhere", "capture": 7})
+        self.assertEqual((code, answer["error"].split(" ")[0]), (400, "capture:"), answer)
+        path = self.qemu("tcg", "-M", "pc-q35-7.2")
+        self.refused(["tcg", "--qmp", path, "--capture", "continuous"], ERROR, "capture: 'continuous' is refused",
+                     "accelerator is 'tcg'; kvm is accepted", "accepted for this VM: auto, ")  # fmt: skip
+        self.refused(["tcg", "--qmp", path, "--capture", "mapped"], ERROR, "capture: 'mapped' is refused")
+
+    def test_the_method_and_why(self) -> None:
+        path = self.qemu("chosen", "-M", "pc-q35-7.2")
+        for wanted, method in (("auto", ("sealed", "stopped")), ("stopped", ("stopped",))):
+            with self.subTest(wanted):
+                body = {"name": "chosen", "qmp": path, "capture": wanted}
+                wait_until("it may be added", lambda: self.pair.a.api("POST", "/v1/vms", body)[0] == 202)
+                show = lambda: self.pair.a.api("GET", "/v1/vms/chosen")[1]  # noqa: E731
+                wait_until("the method is chosen", lambda: show()["method"] != "unknown")
+                vm = show()
+                self.assertEqual(vm["capture"], wanted)
+                self.assertIn(vm["method"], method)
+                self.assertTrue(vm["method_why"])
+                rejected = {r["method"]: r["why"] for r in vm["method_rejected"]}
+                self.assertEqual({*rejected, vm["method"]}, {"mapped", "sealed", "continuous", "stopped"})
+                self.assertIn("kvm is accepted", rejected["continuous"])
+                shown = self.pair.a.ctl("vm", "show", "chosen").out
+                self.assertIn("method_why", shown)
+                self.assertIn(f"method not taken     continuous: {rejected['continuous']}", shown)
+                record = json.loads((self.pair.a.state / "home" / "chosen.json").read_text())
+                self.assertEqual(record["capture"], wanted)
+                gone = lambda: self.pair.a.api("DELETE", "/v1/vms/chosen")[0] == 202  # noqa: E731
+                wait_until("it is removed", gone)
+
     def test_show_and_remove_of_strangers(self) -> None:
         for verb in ("show", "remove"):
             for name in ("nobody", "a b", "..", "x?y", "%2e", "a#b"):

@@ -130,7 +130,7 @@ Status HomeService::load_one(const std::string& path) {
         vm->qmp_path = record.at("qmp").get<std::string>();
         vm->priority = record.at("priority").get<double>();
         vm->max_downtime_ms = record.at("max_downtime_ms").get<double>();
-        // Absent in records of before 0.4: auto.
+        // Absent in older records: auto.
         auto wanted = prestage::parse_capture("capture", record.value("capture", "auto"));
         EVAC_TRY(wanted);
         vm->capture_wanted = *wanted;
