@@ -160,6 +160,11 @@ Status restore_settings(qmp::Client& client, const SavedSettings& saved) {
                                          Json{{"max-bandwidth", *saved.max_bandwidth}}, kQmpMs);
         if (!done.ok()) outcome = done.error();
     }
+    if (saved.downtime_limit_ms.has_value()) {
+        const auto done = client.execute(
+            "migrate-set-parameters", Json{{"downtime-limit", *saved.downtime_limit_ms}}, kQmpMs);
+        if (!done.ok()) outcome = done.error();
+    }
     return outcome;
 }
 

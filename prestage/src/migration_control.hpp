@@ -33,6 +33,7 @@ struct MigrationState {
 Result<MigrationState> query_migration(qmp::Client& client);
 
 struct SavedSettings {
+    std::optional<uint64_t> downtime_limit_ms;               // set by a live pre-copy only
     std::vector<std::pair<std::string, bool>> capabilities;  // those that were changed, as found
     std::optional<uint64_t> max_bandwidth;
 };

@@ -10,6 +10,7 @@
 #include "evac/qmp/client.hpp"
 #include "migration_control.hpp"
 #include "page_filter.hpp"
+#include "precopy.hpp"
 #include "write_protection.hpp"
 
 namespace evac::prestage {
@@ -381,6 +382,8 @@ const char* to_string(RoundMethod method) {
             return "mapped_stopped";
         case RoundMethod::mapped_final:
             return "mapped_final";
+        case RoundMethod::precopy_live:
+            return "precopy_live";
     }
     return "?";
 }
@@ -389,6 +392,10 @@ RoundRunner::RoundRunner(qmp::Client& client, Catalogue& catalogue, const Clock&
     : client_(client), catalogue_(catalogue), clock_(clock), log_(log) {}
 
 Result<RoundResult> RoundRunner::run(const RoundOptions& options, PageSink& sink) {
+    if (options.method == RoundMethod::precopy_live) {
+        ran_before_final_ = false;
+        return run_precopy(client_, catalogue_, clock_, log_, options, sink);
+    }
     Round round(client_, catalogue_, clock_, log_, options, sink);
     auto result = round.run();
     ran_before_final_ = result.ok() && is_final(options.method) && round.was_running();
@@ -408,12 +415,16 @@ Status RoundRunner::resume_after_final() {
 Status ensure_running(qmp::Client& client, const std::string& run_dir, const Clock& clock,
                       Logger& log) {
     // A guard of the gateway that died may be reading its last stream to the end: give it time
-    // before cancelling.
-    const uint64_t deadline_ns = clock.now_ns() + uint64_t{kRecoveryMs} * kNsPerMs;
-    const auto state = await_migration_end(client, false, clock, deadline_ns);
-    if (!state.ok()) log.warning("capture " + client.path() + ": " + state.error().message());
+    // before cancelling. At a live pre-copy's switchover the guest waits for nobody else.
+    const auto found = query_migration(client);
+    if (!found.ok() || found->status != "pre-switchover") {
+        const uint64_t deadline_ns = clock.now_ns() + uint64_t{kRecoveryMs} * kNsPerMs;
+        const auto state = await_migration_end(client, false, clock, deadline_ns);
+        if (!state.ok()) log.warning("capture " + client.path() + ": " + state.error().message());
+    }
     Recovery recovery;
     recovery.was_running = true;
+    recovery.saved = precopy_leftovers(client);
     for (const char* ours : {"background-snapshot", "x-ignore-shared"})
         recovery.saved.capabilities.emplace_back(ours, false);
     recovery.run_dir = run_dir;

@@ -63,9 +63,10 @@ inline void write_boot_image(const std::string& path) {
 
 class Qemu {
   public:
-    // `extra` is appended; `disk` distinguishes the images of two QEMUs in one folder.
+    // `extra` is appended; `accel` as QEMU names it; `disk` distinguishes the images of two QEMUs
+    // in one folder.
     explicit Qemu(const TempDir& dir, std::vector<std::string> extra = {},
-                  const std::string& disk = "boot.img")
+                  const std::string& disk = "boot.img", const std::string& accel = "tcg")
         : dir_(dir), qmp_path_(dir / (disk + ".qmp")) {
         write_boot_image(dir / disk);
         std::vector<std::string> words{"qemu-system-x86_64",
@@ -74,7 +75,7 @@ class Qemu {
                                        "-m",
                                        "64",
                                        "-accel",
-                                       "tcg",
+                                       accel,
                                        "-nodefaults",
                                        "-display",
                                        "none",

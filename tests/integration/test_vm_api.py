@@ -80,10 +80,10 @@ class VmAndApi(unittest.TestCase):
         for words in said:
             self.assertIn(words, done.err)
 
-    def qemu(self, name: str, *arguments: str) -> str:
+    def qemu(self, name: str, *arguments: str, accel: str = "tcg") -> str:
         path = self.work.root / f"{name}.qmp"
         process = subprocess.Popen(
-            ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-m", "64",
+            ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", accel, "-m", "64",
              "-qmp", f"unix:{path},server=on,wait=off", *arguments],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
@@ -183,6 +183,56 @@ class VmAndApi(unittest.TestCase):
         path = self.qemu("blocked", "-M", "pc", "-device", "ivshmem-plain,memdev=shm,master=off",
                          "-object", "memory-backend-ram,id=shm,size=1M,share=on")  # fmt: skip
         self.refused(["blocked", "--qmp", path], ERROR, "QEMU can not migrate it", "ivshmem")
+
+    def test_capture_that_a_vm_does_not_allow(self) -> None:
+        self.refused(["vm", "--qmp", "/nowhere", "--capture", "fast"], USAGE, "capture: 'fast' is refused",
+                     "accepted: auto, mapped, sealed, continuous, stopped")  # fmt: skip
+        code, answer = self.pair.a.api("POST", "/v1/vms", {"name": "vm", "qmp": "/nowhere", "capture": 7})
+        self.assertEqual((code, answer["error"].split(" ")[0]), (400, "capture:"), answer)
+        path = self.qemu("tcg", "-M", "pc-q35-7.2")
+        self.refused(["tcg", "--qmp", path, "--capture", "continuous"], ERROR, "capture: 'continuous' is refused",
+                     "accelerator is 'tcg'; kvm is accepted", "accepted for this VM: auto, ")  # fmt: skip
+        self.refused(["tcg", "--qmp", path, "--capture", "mapped"], ERROR, "capture: 'mapped' is refused")
+
+    def test_the_method_and_why(self) -> None:
+        path = self.qemu("chosen", "-M", "pc-q35-7.2")
+        for wanted, method in (("auto", ("sealed", "stopped")), ("stopped", ("stopped",))):
+            with self.subTest(wanted):
+                body = {"name": "chosen", "qmp": path, "capture": wanted}
+                wait_until("it may be added", lambda: self.pair.a.api("POST", "/v1/vms", body)[0] == 202)
+                show = lambda: self.pair.a.api("GET", "/v1/vms/chosen")[1]  # noqa: E731
+                wait_until("the method is chosen", lambda: show()["method"] != "unknown")
+                vm = show()
+                self.assertEqual(vm["capture"], wanted)
+                self.assertIn(vm["method"], method)
+                self.assertTrue(vm["method_why"])
+                rejected = {r["method"]: r["why"] for r in vm["method_rejected"]}
+                self.assertEqual({*rejected, vm["method"]}, {"mapped", "sealed", "continuous", "stopped"})
+                self.assertIn("kvm is accepted", rejected["continuous"])
+                shown = self.pair.a.ctl("vm", "show", "chosen").out
+                self.assertIn("method_why", shown)
+                self.assertIn(f"method not taken     continuous: {rejected['continuous']}", shown)
+                record = json.loads((self.pair.a.state / "home" / "chosen.json").read_text())
+                self.assertEqual(record["capture"], wanted)
+                gone = lambda: self.pair.a.api("DELETE", "/v1/vms/chosen")[0] == 202  # noqa: E731
+                wait_until("it is removed", gone)
+
+    @unittest.skipUnless(os.access("/dev/kvm", os.R_OK | os.W_OK), "/dev/kvm is not accessible")
+    def test_continuous_rounds_under_kvm_are_sealed(self) -> None:
+        """A guest whose firmware counts in 128 pages; it boots nothing, so that any KVM runs it."""
+        count = bytes.fromhex("bb0010 8edb 66ff060000 81c30001 81fb0090 72ef ebea")
+        rom = self.work.root / "rom.bin"
+        rom.write_bytes(count.ljust(0xFFF0, b"\0") + bytes.fromhex("ea000000f0").ljust(16, b"\0"))
+        path = self.qemu("hot", "-M", "pc-q35-7.2", "-bios", str(rom), accel="kvm")
+        done = self.pair.a.ctl("vm", "add", "hot", "--qmp", path, "--capture", "continuous", timeout_s=90)
+        self.assertEqual(done.code, OK, done)
+        self.assertIn("method: continuous (it was asked for)", done.out)
+        show = lambda: self.pair.a.api("GET", "/v1/vms/hot")[1]  # noqa: E731
+        # Each round has a thousand epochs of its own; the one that is sealed is the newest used.
+        wait_until("the second round is sealed", lambda: show()["sealed_epoch"] > 1000, 60)
+        self.assertEqual((show()["method"], show()["state"]), ("continuous", "protected"))
+        gone = lambda: self.pair.a.api("DELETE", "/v1/vms/hot")[0] == 202  # noqa: E731
+        wait_until("it is removed", gone)
 
     def test_show_and_remove_of_strangers(self) -> None:
         for verb in ("show", "remove"):

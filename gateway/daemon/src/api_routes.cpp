@@ -141,8 +141,11 @@ HttpResponse add_vm(App& app, const HttpRequest& r) {
     request.priority = fields.number("priority", 1, 1, 1e6);
     request.max_downtime_ms = fields.number("max_downtime_ms", 1000, 1, 1e9);
     request.rpo_target_s = fields.number("rpo_target_s", 0, 0, 604'800);
+    auto capture = prestage::parse_capture("capture", fields.text("capture", "auto"));
     const Status checked = fields.finish();
     if (!checked.ok()) return error_response(checked.error());
+    if (!capture.ok()) return error_response(capture.error());
+    request.capture = *capture;
     auto id = app.home().add(request);
     if (!id.ok()) return error_response(id.error());
     return json_response(202, vm_json(app, *app.home().find(*id)));

@@ -26,7 +26,7 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
         : context_(context), set_(set), request_(request) {}
 
     bool page(const prestage::CapturedPage& page) override {
-        if (!reserve()) return false;
+        if (must_leave_room(page.region) || !reserve()) return false;
         CapturedItem item;
         item.vm = request_.vm;
         item.generation = request_.generation;
@@ -101,6 +101,14 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
         // goes on from here.
         set_.catalogue->set_unknown(region, page_number);
         return storage_sync::Verdict::stop;
+    }
+
+    // Of a continuous round only: its pages come again and again, and may not take the room that
+    // other VMs' rounds need to be complete. Waiting is harmless to its guest.
+    bool must_leave_room(RegionId region) const {
+        const auto& budget = context_.reducer.budget();
+        return request_.method == prestage::CaptureMethod::continuous && !request_.final_pass &&
+               raw(region) < set_.ram_regions && budget.used_pages() * 2 >= budget.budget_pages();
     }
 
     const JobContext& context_;
@@ -234,6 +242,15 @@ void append(std::string& reasons, const std::string& reason) {
     reasons += reason;
 }
 
+// What of the VM was true at enrolment is asked again: several passes under TCG lose writes.
+Status check_kvm(qmp::Client& client) {
+    const auto kvm = client.execute("query-kvm");
+    if (!kvm.ok()) return kvm.error();
+    if (kvm->value("enabled", false) && kvm->value("present", false)) return {};
+    return make_error(Errc::refused,
+                      "capture: 'continuous' is refused: accelerator is 'tcg'; kvm is accepted");
+}
+
 }  // namespace
 
 std::string round_mark(const std::string& home_dir, const std::string& name) {
@@ -292,7 +309,6 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name,
         out.sources = open_home_disks(out.disks, out.facts.disks, set.ram_regions, *working_dir,
                                       name, context.log);
     }
-    try_mapping(context, name, out);
     return out;
 }
 
@@ -313,6 +329,7 @@ Result<Examined> reattach_vm(const JobContext& context, const std::string& name,
 
 namespace {
 
+using prestage::CaptureMethod;
 using prestage::RoundMethod;
 
 // The guest runs on while its round's pages are read: so may its disks' point.
@@ -321,7 +338,7 @@ bool resumes_by_itself(RoundMethod method) {
 }
 
 RoundMethod round_method(const CaptureSet& set, bool can_seal_live, const PassRequest& request) {
-    const bool mapped = set.mapped != nullptr;
+    const bool mapped = set.mapped != nullptr && request.method == CaptureMethod::mapped;
     switch (request.kind) {
         case PassKind::refresh:
             return RoundMethod::mapped_refresh;
@@ -333,13 +350,17 @@ RoundMethod round_method(const CaptureSet& set, bool can_seal_live, const PassRe
     const bool too_long = mapped && set.mapped->whole_scan_ns() > kMappedPauseMaxNs;
     if (mapped && !(too_long && can_seal_live))
         return set.mapped_snapshot ? RoundMethod::mapped_sealed : RoundMethod::mapped_stopped;
+    if (request.method == CaptureMethod::continuous) return RoundMethod::precopy_live;
+    if (request.method == CaptureMethod::stopped) return RoundMethod::stopped_pass;
     return can_seal_live ? RoundMethod::sealed_live : RoundMethod::stopped_pass;
 }
 
 // The choice above needs to know how long a scan takes. One that was somewhat too slow may have
 // been disturbed: it is measured again.
 bool must_measure(const CaptureSet& set, bool can_seal_live, const PassRequest& request) {
-    if (request.kind != PassKind::seal || !set.mapped || !can_seal_live) return false;
+    if (request.kind != PassKind::seal || request.method != CaptureMethod::mapped || !set.mapped ||
+        !can_seal_live)
+        return false;
     const uint64_t scan_ns = set.mapped->whole_scan_ns();
     return scan_ns == 0 || (scan_ns > kMappedPauseMaxNs && scan_ns < 4 * kMappedPauseMaxNs);
 }
@@ -374,16 +395,29 @@ Status capture(const JobContext& context, CaptureSet& set, RoundMethod method, L
     options.guard = context.guard;
     options.method = method;
     options.mapped = set.mapped.get();
+    const bool continuous = method == RoundMethod::precopy_live;
+    if (continuous) {
+        options.epochs = request.epochs;
+        options.live_limit_ms = request.live_limit_ms;
+        options.live_bandwidth = request.live_bandwidth;
+        options.time_limit_ms += request.live_limit_ms;
+        options.seal_now = &set.seal_now;
+        set.seal_now = false;
+    }
+    const std::string mark = round_mark(context.home_dir, request.tag);
     options.on_stopped = [&]() -> Status {
         result.point_unix_ms = context.clock.wall_unix_ms();
+        // From now on a guest in `postmigrate` is one that we have left so.
+        if (continuous) EVAC_TRY(write_mark(mark, set.client->peer_pid(), false));
         if (disks == nullptr) return {};
         EVAC_TRY(disks->begin_point());
         point_begun = true;
         return live ? Status() : read_disks();
     };
-    const std::string mark = round_mark(context.home_dir, request.tag);
     if (!request.is_final()) {
-        options.before_touch = [&] { return write_mark(mark, set.client->peer_pid(), live); };
+        options.before_touch = [&] {
+            return write_mark(mark, set.client->peer_pid(), live || continuous);
+        };
     }
     auto round = set.runner->run(options, sink);
     if (!request.is_final() && (round.ok() || runs(*set.client))) remove_mark(mark);
@@ -431,6 +465,8 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     result.kind = request.kind;
     if (request.kind == PassKind::refresh && !set.mapped)
         return make_error(Errc::refused, "a refresh needs the VM's memory mapped");
+    if (round_method(set, can_seal_live, request) == RoundMethod::precopy_live)
+        EVAC_TRY(check_kvm(*set.client));
     LaneSink sink(context, set, request);
     bool full = false;
     if (must_measure(set, can_seal_live, request)) {
@@ -448,7 +484,7 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     end.vm = request.vm;
     end.generation = request.generation;
     end.end = std::make_unique<RoundEnd>();
-    end.end->epoch = request.epoch;
+    end.end->epoch = result.round.epoch;
     end.end->complete = result.complete;
     end.end->final_pass = request.is_final();
     end.end->point_unix_ms = result.point_unix_ms;

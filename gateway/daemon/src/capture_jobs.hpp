@@ -1,6 +1,7 @@
 #pragma once
 // What capture workers do: examine a VM, run a pass, stop and resume it. Blocking; each is one
 // job's body and touches only what it is given.
+#include <optional>
 #include <string>
 
 #include "evac/core/clock.hpp"
@@ -16,6 +17,7 @@ struct JobContext {
     std::string run_dir;
     std::string home_dir;  // registry; marks of rounds under way are beside it
     uint64_t fingerprint_seed = 0;
+    std::optional<prestage::CaptureMethod> wanted{};  // of the VM that is examined
     prestage::StreamGuard* guard = nullptr;  // finishes open streams should this process die
 };
 
@@ -49,6 +51,11 @@ struct PassRequest {
     prestage::PageBudget::Account account = prestage::PageBudget::kCommon;
     PassKind kind = PassKind::seal;
     std::string tag;  // of files
+    prestage::CaptureMethod method = prestage::CaptureMethod::stopped;
+    // Of a continuous one.
+    uint32_t epochs = 1;  // [epoch, epoch + epochs)
+    int live_limit_ms = 0;
+    uint64_t live_bandwidth = 0;  // bytes/s
 
     bool is_final() const { return kind == PassKind::final_pass; }
 };

@@ -183,6 +183,7 @@ void HomeService::act_capture(const Act& act, HomeVm& vm) {
     request.epoch = next_epoch(vm);
     request.account = vm.flow->account;
     request.kind = PassKind::final_pass;
+    request.method = vm.choice.method;
     request.tag = vm.name;
     ports_.reducer.command(
         to_reducer::FinalMode{vm.id, true, static_cast<uint32_t>(now().ns / 1'000'000)});

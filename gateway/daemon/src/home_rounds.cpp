@@ -48,7 +48,12 @@ void HomeService::tick() {
             begin_sync(*vm);
         }
     }
-    for (auto& [id, vm] : vms_) pump_acts(*vm);
+    for (auto& [id, vm] : vms_) {
+        look_at_heat(*vm, now_ns);
+        // Last passes do not wait for a continuous round to grow old.
+        if (urgent_ && vm->busy && vm->examined.capture) vm->examined.capture->seal_now = true;
+        pump_acts(*vm);
+    }
     share_out();
     schedule_rounds();
     const auto stage = ports_.coordinator.stage();
@@ -125,7 +130,8 @@ std::vector<prestage::PacedVm> HomeService::paced_vms(uint64_t now_ns) const {
         paced.pass_age_s = age_s(now_ns, vm->last_start_ns);
         paced.ready = !vm->busy && raw(vm->awaiting) == 0;
         paced.last_incomplete = vm->last_incomplete;
-        paced.can_refresh = vm->examined.mapping_refused.empty();
+        paced.can_refresh = vm->choice.method == prestage::CaptureMethod::mapped &&
+                            vm->examined.mapping_refused.empty();
         paced.measured = !vm->dirty_model.empty();
         paced.dirty = vm->dirty_terms;
         paced.seal_s = vm->seal_time.safe();
@@ -175,7 +181,7 @@ bool HomeService::start_round(HomeVm& vm, prestage::RoundKind kind) {
     PassRequest request;
     request.vm = vm.id;
     request.generation = vm.generation;
-    request.epoch = next_epoch(vm);
+    set_method(request, vm);
     request.account = vm.flow->account;
     request.kind = kind == prestage::RoundKind::refresh ? PassKind::refresh : PassKind::seal;
     request.tag = vm.name;
@@ -232,8 +238,10 @@ void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> re
     }
     vm->failures = 0;
     vm->last_incomplete = result->cut_short();
-    if (vm->examined.mapping_refused.empty() && !vm->examined.capture->mapped)
+    if (vm->examined.mapping_refused.empty() && !vm->examined.capture->mapped) {
         vm->examined.mapping_refused = "its mapped memory was lost";
+        choose_method(*vm);
+    }
     vm->detail.clear();
     remember_round(*vm, *result, run, {interval_s, took_s, cpu_s});
     if (!refresh && result->complete) {

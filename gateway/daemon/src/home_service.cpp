@@ -88,26 +88,29 @@ JobContext HomeService::job_context() const {
             ports_.config.site.run_dir,
             ports_.config.site.state_dir + "/home",
             seed_,
+            std::nullopt,
             ports_.guard};
 }
 
 // --- registry
 
 Status HomeService::save(const HomeVm& vm) const {
-    const nlohmann::json record{{"version", 1},
-                                {"id", raw(vm.id)},
-                                {"name", vm.name},
-                                {"uuid", vm.uuid},
-                                {"qmp", vm.qmp_path},
-                                {"priority", vm.priority},
-                                {"max_downtime_ms", vm.max_downtime_ms},
-                                {"rpo_target_s", vm.rpo_target_s},
-                                {"epoch_reserved", vm.epoch_reserved},
-                                {"facts", vm.examined.facts.ram_blocks.empty()
-                                              ? std::string()
-                                              : prestage::facts_to_text(vm.examined.facts)},
-                                {"argv", vm.examined.argv},
-                                {"disks", disks_to_json(vm.examined.disks)}};
+    const nlohmann::json record{
+        {"version", 1},
+        {"id", raw(vm.id)},
+        {"name", vm.name},
+        {"uuid", vm.uuid},
+        {"qmp", vm.qmp_path},
+        {"priority", vm.priority},
+        {"max_downtime_ms", vm.max_downtime_ms},
+        {"capture", vm.capture_wanted ? to_string(*vm.capture_wanted) : "auto"},
+        {"rpo_target_s", vm.rpo_target_s},
+        {"epoch_reserved", vm.epoch_reserved},
+        {"facts", vm.examined.facts.ram_blocks.empty()
+                      ? std::string()
+                      : prestage::facts_to_text(vm.examined.facts)},
+        {"argv", vm.examined.argv},
+        {"disks", disks_to_json(vm.examined.disks)}};
     return write_file_durably(ports_.config.site.state_dir + "/home/" + vm.name + ".json",
                               record.dump(1) + "\n");
 }
@@ -135,6 +138,10 @@ Status HomeService::load_one(const std::string& path) {
         vm->priority = record.at("priority").get<double>();
         vm->max_downtime_ms = record.at("max_downtime_ms").get<double>();
         vm->rpo_target_s = record.value("rpo_target_s", 0.0);
+        // Absent in older records: auto.
+        auto wanted = prestage::parse_capture("capture", record.value("capture", "auto"));
+        EVAC_TRY(wanted);
+        vm->capture_wanted = *wanted;
         vm->epoch_reserved = record.at("epoch_reserved").get<uint32_t>();
         vm->epoch = vm->epoch_reserved;
         vm->examined.argv = record.at("argv").get<std::vector<std::string>>();
@@ -190,6 +197,7 @@ Result<VmId> HomeService::add(const AddRequest& request) {
     vm->priority = request.priority;
     vm->max_downtime_ms = request.max_downtime_ms;
     vm->rpo_target_s = request.rpo_target_s;
+    vm->capture_wanted = request.capture;
     EVAC_TRY(ports_.coordinator.add_vm(vm->id));
     EVAC_TRY(save(*vm));
     const VmId id = vm->id;
@@ -261,7 +269,8 @@ void HomeService::connect(HomeVm& vm) {
     if (vm.phase != VmPhase::refused) vm.phase = VmPhase::enrolling;
     vm.busy = true;
     const VmId id = vm.id;
-    const JobContext context = job_context();
+    JobContext context = job_context();
+    context.wanted = vm.capture_wanted;
     // A guest in a handover may stand still and must not be probed. In `draining` it still runs,
     // and what a killed gateway left of a round must be cleared away, which the examination does;
     // the drain waits for it.
@@ -312,6 +321,7 @@ void HomeService::connect(HomeVm& vm) {
             found->reseeding = false;
             found->detail.clear();
             found->socket_dead = false;
+            choose_method(*found);
             ++found->generation;
             found->failures = 0;
             const Status saved = save(*found);

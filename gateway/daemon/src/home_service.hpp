@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -58,6 +59,7 @@ class HomeService {
         double priority = 1;
         double max_downtime_ms = 1000;
         double rpo_target_s = 0;  // 0 = the configured
+        std::optional<prestage::CaptureMethod> capture{};
     };
     Result<VmId> add(const AddRequest& request);
     Status remove(const std::string& name);
@@ -106,6 +108,11 @@ class HomeService {
                         const RoundTimes& times);
     void lose_vm(HomeVm& vm, const std::string& why);
     Epoch next_epoch(HomeVm& vm);
+    // How this VM is captured: at enrolment, and anew when its heat has changed (home_method.cpp).
+    void choose_method(HomeVm& vm);
+    void look_at_heat(HomeVm& vm, uint64_t now_ns);
+    // Fills in what depends on the method, epochs included.
+    void set_method(PassRequest& request, HomeVm& vm);
     // Runs `body` on a worker with the VM's capture set, then `done` here; waits for its turn while
     // the VM is busy.
     void with_capture(HomeVm& vm, std::function<Completion(CaptureSet&, size_t)> body);

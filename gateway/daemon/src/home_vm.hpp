@@ -4,10 +4,12 @@
 #include <atomic>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "evac/evacuation/handover_types.hpp"
+#include "evac/prestage/capture_method.hpp"
 #include "evac/prestage/catalogue.hpp"
 #include "evac/prestage/dirty_model.hpp"
 #include "evac/prestage/enrolment.hpp"
@@ -44,6 +46,7 @@ struct CaptureSet {
     bool disks_ready = false;      // tracking; else the next pass begins it
     size_t ram_regions = 0;        // disks follow
     std::atomic<bool> cancel{false};
+    std::atomic<bool> seal_now{false};  // a continuous round
     std::vector<std::pair<RegionId, uint64_t>>
         forget;  // pages that the next round must bring again
 };
@@ -106,6 +109,11 @@ struct HomeVm {
     double rpo_target_s = 0;  // its own; 0 = the configured
     VmPhase phase = VmPhase::offline;
     std::string detail;
+
+    std::optional<prestage::CaptureMethod> capture_wanted;  // none: the best that it allows
+    prestage::MethodChoice choice;                          // `why` empty: not chosen yet
+    bool hot = false;
+    uint64_t method_looked_ns = 0;
 
     Examined examined;
     std::shared_ptr<VmFlow> flow = std::make_shared<VmFlow>();

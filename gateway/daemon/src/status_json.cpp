@@ -119,8 +119,9 @@ Json vm_json(App& app, const HomeVm& vm) {
         {"wire_mib", rounded(mib(vm.flow->wire_bytes))},
         {"rounds", vm.history.count},
         {"sealed_epoch", raw(vm.sealed)},
-        {"method", vm.examined.facts.background_snapshot ? "sealed rounds (background-snapshot)"
-                                                         : "stopped passes"},
+        {"capture", vm.capture_wanted ? to_string(*vm.capture_wanted) : "auto"},
+        {"method", vm.choice.why.empty() ? "unknown" : to_string(vm.choice.method)},
+        {"method_why", vm.choice.why},
         {"pause_ms_median", rounded(percentile(vm.history, &PassHistory::Entry::pause_ms, 0.5))},
         {"pause_ms_max", rounded(percentile(vm.history, &PassHistory::Entry::pause_ms, 1))},
         {"pause_upper_ms_max",
@@ -129,6 +130,9 @@ Json vm_json(App& app, const HomeVm& vm) {
         {"round_s_median", rounded(percentile(vm.history, &PassHistory::Entry::duration_s, 0.5))}};
     out["rpo_target_s"] = app.home().rpo_target_s(vm);
     out["rpo_s"] = rpo_s < 0 ? Json() : Json(rounded(rpo_s));
+    out["method_rejected"] = Json::array();
+    for (const auto& r : vm.choice.rejected)
+        out["method_rejected"].push_back({{"method", to_string(r.method)}, {"why", r.why}});
     Json disks = Json::array();
     for (const auto& region : vm.regions()) {
         if (region.kind == RegionKind::disk)

@@ -12,6 +12,7 @@ constexpr double kPollS = 0.2;
 
 struct AddOptions {
     std::string name, qmp;
+    std::string capture = "auto";
     double priority = 1;
     double max_downtime_ms = 1000;
     double rpo_s = 0;  // the daemon's
@@ -25,7 +26,8 @@ int add(const Context& context, const AddOptions& options) {
                                          {"qmp", options.qmp},
                                          {"priority", options.priority},
                                          {"max_downtime_ms", options.max_downtime_ms},
-                                         {"rpo_target_s", options.rpo_s}});
+                                         {"rpo_target_s", options.rpo_s},
+                                         {"capture", options.capture}});
     if (!reply.ok()) return fail(reply.error());
     Json vm = reply->body;
     for (double waited_s = 0; waited_s < options.wait_s; waited_s += kPollS) {
@@ -35,9 +37,10 @@ int add(const Context& context, const AddOptions& options) {
         const std::string phase = vm["phase"];
         if (phase == "active" || phase == "syncing") {
             if (context.json()) return print_json(vm);
-            std::printf("%s: enrolled, %.0f MiB of memory, %zu disks, method: %s\n",
+            std::printf("%s: enrolled, %.0f MiB of memory, %zu disks, method: %s (%s)\n",
                         options.name.c_str(), vm["memory_mib"].get<double>(), vm["disks"].size(),
-                        vm["method"].get<std::string>().c_str());
+                        vm["method"].get<std::string>().c_str(),
+                        vm["method_why"].get<std::string>().c_str());
             return kOk;
         }
         if (phase == "refused" ||
@@ -92,6 +95,10 @@ int show(const Context& context, const std::string& name) {
     for (const auto& [key, value] : vm.items()) {
         if (!value.is_structured()) std::printf("%-20s %s\n", key.c_str(), shown(value).c_str());
     }
+    for (const auto& r : vm["method_rejected"]) {
+        std::printf("%-20s %s: %s\n", "method not taken", shown(r["method"]).c_str(),
+                    shown(r["why"]).c_str());
+    }
     for (const auto& disk : vm["disks"]) {
         std::printf("%-20s %s, %.0f MiB\n", "disk", shown(disk["name"]).c_str(),
                     disk["mib"].get<double>());
@@ -132,6 +139,8 @@ void add_vm(CLI::App& cli, Context& context) {
                          "limit of its pause in a handover");
     add_verb->add_option("--rpo", options->rpo_s,
                          "its recovery point gets no older, seconds; 0 = as configured");
+    add_verb->add_option("--capture", options->capture,
+                         "auto, or only so: mapped, sealed, continuous, stopped");
     add_verb->add_option("--wait", options->wait_s, "seconds to wait for both sites' word");
     add_verb->callback([&context, options] {
         context.chosen = [&context, options] { return add(context, *options); };

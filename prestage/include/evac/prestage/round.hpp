@@ -8,6 +8,21 @@
 //                  background-snapshot is not available.
 //   final_stopped  the same without cont: the guest stays stopped (run state postmigrate) for the
 //                  handover.
+//   precopy_live   one pre-copy kept open while the guest runs: all of RAM once, then again what
+//                  was written, at live_bandwidth. It ends as a recovery point when QEMU finds
+//                  nearly nothing left (7.2 then stops the guest whatever we do), when `seal_now`
+//                  is set, or at live_limit_ms: bandwidth is raised, then the switchover forced;
+//                  hook, rest of memory, device state, cont. Loses guest writes under TCG in QEMU
+//                  7.2 (see capture_method.hpp): that it is KVM is the caller's to know. While it
+//                  is open QEMU refuses device_add, another migration and capability changes.
+//
+//     runner                                QEMU                       guest
+//     migrate ----------------------------> first pass -------------   runs
+//     pages -> catalogue -> sink  <-------- pass, pass, pass ...       runs, is not slowed by us
+//     [seal] max-bandwidth, downtime-limit > last pass, STOP           stands
+//     on_stopped (disks)                    pre-switchover             stands
+//     migrate-continue -------------------> rest of RAM, devices       stands
+//     cont <------------------------------- completed                  runs
 //
 // Where the main RAM is mapped into this process (mapped_memory.hpp) it is compared in place, and
 // only the rest (devices, small RAM blocks: below 1 MiB as a rule) comes through a migration with
@@ -28,12 +43,14 @@
 // (background-snapshot: off).
 //
 // Owner: one capture worker; nothing else may use the client meanwhile. The monitor is never waited
-// for while the stream is open: QEMU's main loop may itself wait for us to read it.
+// for while the stream of a stopped or snapshotted guest is open: QEMU's main loop may itself wait
+// for us to read it.
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "evac/core/clock.hpp"
 #include "evac/core/ids.hpp"
@@ -56,6 +73,13 @@ inline constexpr int kRecoveryMs = 10'000;       // to get a guest running again
 inline constexpr int kRoundLimitMs = 600'000;    // default of RoundOptions::time_limit_ms
 inline constexpr int kStreamSilenceMs = 15'000;  // no byte for so long = failed
 inline constexpr uint64_t kCaptureBandwidth = uint64_t{1} << 40;  // bytes/s set as max-bandwidth
+// Of a live pre-copy. Its passes differ in epoch, so it has a number of them.
+inline constexpr uint32_t kPrecopyEpochs = 1000;   // a good number for RoundOptions::epochs
+inline constexpr uint32_t kPrecopyEpochsMin = 64;  // half of them are kept for the sealing
+inline constexpr int kSinkWaitMs = 30'000;         // default of RoundOptions::sink_wait_ms
+inline constexpr int kSinkWaitStoppedMs = 200;
+inline constexpr int kConvergeMs = 2'000;  // of full speed before the switchover is forced
+inline constexpr size_t kPassesKept = 16;  // the newest, in RoundResult::passes
 
 enum class RoundMethod : uint8_t {
     sealed_live,
@@ -65,6 +89,7 @@ enum class RoundMethod : uint8_t {
     mapped_sealed,
     mapped_stopped,
     mapped_final,
+    precopy_live,
 };
 const char* to_string(RoundMethod method);
 
@@ -91,16 +116,36 @@ struct RoundOptions {
     StreamGuard* guard = nullptr;
     // The VM's main RAM; the mapped methods need it. Must outlive the round.
     MappedMemory* mapped = nullptr;
+
+    // --- precopy_live only
+    uint32_t epochs = 1;  // [epoch, epoch + epochs) are the round's; at least kPrecopyEpochsMin
+    // bytes/s, > 0; of the first pass, over all of RAM, and after it. QEMU switches over by itself
+    // when a pass leaves less than 1 ms of what it sends, and after a first pass of under 100 ms.
+    uint64_t first_bandwidth = kCaptureBandwidth;
+    uint64_t live_bandwidth = kCaptureBandwidth;
+    int live_limit_ms = 0;  // sealed when so old, but not before its first pass is over
+    // For room in the sink while the guest runs; then the page is dropped, and no other is waited
+    // for until the sink takes one. With the guest stopped: kSinkWaitStoppedMs in all.
+    int sink_wait_ms = kSinkWaitMs;
+    // Set by any thread: seal now, likewise. Seen within 20 ms.
+    const std::atomic<bool>* seal_now = nullptr;
+};
+
+// A pass of a live pre-copy over what was written during the one before.
+struct LivePass {
+    uint64_t duration_ns = 0;
+    uint64_t pages_changed = 0;
 };
 
 struct RoundResult {
-    Epoch epoch{};
+    Epoch epoch{};  // the newest used: the one to be sealed
     RoundMethod method{};
-    uint64_t pages_seen = 0;     // pages in the stream or scanned, repeats included
-    uint64_t pages_zero = 0;     // of those, all zero bits
-    uint64_t pages_changed = 0;  // handed to the sink, zero or not
-    uint64_t pages_dropped = 0;  // refused by the sink; their catalogue entries are unknown now
-    uint64_t pages_missing = 0;  // pages of RAM that were never brought
+    uint64_t pages_seen = 0;      // pages in the stream or scanned, repeats included
+    uint64_t pages_zero = 0;      // of those, all zero bits
+    uint64_t pages_changed = 0;   // handed to the sink, zero or not
+    uint64_t pages_repeated = 0;  // precopy_live: later versions of those, not counted above
+    uint64_t pages_dropped = 0;   // refused by the sink; their catalogue entries are unknown now
+    uint64_t pages_missing = 0;   // pages of RAM that were never brought
     uint64_t stream_bytes = 0;
     // STOP to RESUME by QEMU's own event timestamps; 0 for final passes (the pause has not ended)
     // and where the guest was not stopped.
@@ -112,6 +157,9 @@ struct RoundResult {
     uint64_t scan_ns = 0;      // part of the pause spent comparing mapped memory
     uint64_t duration_ns = 0;  // whole round
     DeviceState device_state;
+    uint32_t pass_count = 0;       // precopy_live: passes that brought changed pages
+    std::vector<LivePass> passes;  // precopy_live: the newest kPassesKept, without the first
+    bool forced = false;           // precopy_live: sealed because it was asked for or old
 
     // Only a complete round may be sealed. mapped_refresh always misses what is not mapped.
     bool complete() const { return pages_dropped == 0 && pages_missing == 0; }
