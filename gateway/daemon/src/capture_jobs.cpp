@@ -143,6 +143,38 @@ storage_sync::CaptureOptions disk_options(const JobContext& context, const std::
     return options;
 }
 
+// Without its file it is as good, but a process after this one has to ask away for all of it.
+std::unique_ptr<prestage::Catalogue> make_catalogue(
+    const JobContext& context, const std::string& name,
+    const std::vector<prestage::RegionInfo>& regions) {
+    if (!context.catalogue.path.empty()) {
+        auto opened =
+            prestage::Catalogue::open(context.catalogue, context.fingerprint_seed, regions);
+        if (opened.ok()) {
+            const std::string& why = (*opened)->begun_because();
+            if (!why.empty()) context.log.info("vm " + name + ": a new catalogue: " + why);
+            return std::move(*opened);
+        }
+        context.log.warning("vm " + name +
+                            ": its catalogue is kept in memory only: " + opened.error().message());
+    }
+    return std::make_unique<prestage::Catalogue>(context.fingerprint_seed, regions);
+}
+
+template <class Disks>
+concept CanReread = requires(Disks& disks) {
+    disks.reread(size_t{}, uint64_t{}, uint64_t{});
+};
+
+template <class Disks>
+void reread(Disks& disks, size_t disk, const prestage::PageRange& range) {
+    if constexpr (CanReread<Disks>) {
+        disks.reread(disk, range.first, range.count);
+    } else {
+        disks.request_full_compare();
+    }
+}
+
 // Regions, catalogue and capture objects from facts and disks. The client is connected.
 Status make_capture(const JobContext& context, const std::string& name, Examined& out) {
     CaptureSet& set = *out.capture;
@@ -159,7 +191,7 @@ Status make_capture(const JobContext& context, const std::string& name, Examined
                                              " RAM blocks and disks: at most " +
                                              std::to_string(kRegionsMax) + " are accepted");
     }
-    set.catalogue = std::make_unique<prestage::Catalogue>(context.fingerprint_seed, out.regions);
+    set.catalogue = make_catalogue(context, name, out.regions);
     set.runner = std::make_unique<prestage::RoundRunner>(*set.client, *set.catalogue, context.clock,
                                                          context.log);
     if (out.disks.empty()) return {};
@@ -273,7 +305,10 @@ Result<Examined> reattach_vm(const JobContext& context, const std::string& name,
 
 Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live,
                             const PassRequest& request) {
-    for (const auto& [region, page] : set.forget) set.catalogue->set_unknown(region, page);
+    for (const auto& [region, page] : set.forget) {
+        set.catalogue->set_unknown(region, page);
+        if (raw(region) >= set.ram_regions) read_again(set, {region, page, 1});
+    }
     set.forget.clear();
     set.cancel = false;
     LaneSink sink(context, set, request);
@@ -341,6 +376,10 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     state.tail = std::move(result.round.device_state.tail);
     auto packed = protocol::pack(state);
     EVAC_TRY(packed);
+    if (result.complete) {
+        request.final_pass ? set.catalogue->end_final(request.epoch)
+                           : set.catalogue->end_round(request.epoch);
+    }
     CapturedItem end;
     end.vm = request.vm;
     end.generation = request.generation;
@@ -354,6 +393,10 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
         return make_error(Errc::timeout, "the reducer does not take the round's end");
     }
     return result;
+}
+
+void read_again(CaptureSet& set, const prestage::PageRange& range) {
+    if (set.disks) reread(*set.disks, raw(range.region) - set.ram_regions, range);
 }
 
 Status stop_guest(CaptureSet& set) {

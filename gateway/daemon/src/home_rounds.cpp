@@ -191,6 +191,7 @@ void HomeService::on_seal_result(const protocol::SealResult& m) {
     if (vm->awaiting != m.epoch) return;
     vm->awaiting = Epoch{};
     if (m.ok) {
+        note_sealed(*vm, m.epoch);
         vm->sealed = m.epoch;
         vm->sealed_point_unix_ms = vm->awaiting_point_unix_ms;
         return;
