@@ -93,6 +93,7 @@ void HomeService::ask_fingerprints(HomeVm& vm, uint64_t batches) {
         [this, id, generation, batches, sealed = vm.sealed](CaptureSet& set, size_t) -> Completion {
             auto request = std::make_shared<protocol::FingerprintsRequest>();
             request->vm = id;
+            request->request_id = generation;
             request->after_batches = batches;
             set.catalogue->void_seal();
             if (set.catalogue->fits(sealed)) {
@@ -117,7 +118,7 @@ void HomeService::ask_fingerprints(HomeVm& vm, uint64_t batches) {
 void HomeService::on_fingerprints(protocol::Fingerprints&& m) {
     HomeVm* vm = find(m.vm);
     if (vm == nullptr || vm->phase != VmPhase::syncing || !vm->examined.capture) return;
-    if (raw(m.region) >= vm->regions().size()) return;
+    if (m.request_id != vm->generation || raw(m.region) >= vm->regions().size()) return;
     const Fingerprint zero = vm->examined.capture->catalogue->zero_fingerprint();
     vm->sync.pages += m.values.size();
     for (size_t i = 0; i < m.values.size(); ++i) {

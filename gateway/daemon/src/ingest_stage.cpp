@@ -488,6 +488,7 @@ bool IngestStage::send_fingerprints_of(VmId id, Vm& vm) {
     if (!vm.print_begun) begin_fingerprints(vm);
     protocol::Fingerprints part;
     part.vm = id;
+    part.request_id = vm.asked->request_id;
     part.copy_id = vm.staged->copy_id();
     if (!vm.prints.empty()) {
         const Vm::Print& next = vm.prints.front();

@@ -127,6 +127,9 @@ Json vm_json(App& app, const HomeVm& vm) {
         {"round_s_median", rounded(percentile(vm.history, &PassHistory::Entry::duration_s, 0.5))}};
     out["rpo_target_s"] = app.config().prestage.rpo_target_s;
     out["rpo_s"] = rpo_s < 0 ? Json() : Json(rounded(rpo_s));
+    out["sync"] = {{"count", vm.sync.count},   {"all", vm.sync.all},
+                   {"ranges", vm.sync.ranges}, {"pages", vm.sync.pages},
+                   {"bytes", vm.sync.bytes},   {"reread_pages", vm.sync.changed}};
     Json disks = Json::array();
     for (const auto& region : vm.regions()) {
         if (region.kind == RegionKind::disk)

@@ -40,6 +40,7 @@ void put_vm(ByteWriter& w, VmId vm) {
 void put_fingerprints_request(ByteWriter& w, const FingerprintsRequest& m) {
     EVAC_ASSERT(m.ranges.size() <= kRangesMax);
     put_vm(w, m.vm);
+    w.le32(m.request_id);
     w.le64(m.after_batches);
     w.le64(m.copy_id);
     w.le16(static_cast<uint16_t>(m.ranges.size()));
@@ -53,6 +54,7 @@ void put_fingerprints_request(ByteWriter& w, const FingerprintsRequest& m) {
 void put_fingerprints(ByteWriter& w, const Fingerprints& m) {
     EVAC_ASSERT(m.zero.size() == m.values.size() && m.values.size() <= kFingerprintsMax);
     put_vm(w, m.vm);
+    w.le32(m.request_id);
     w.le64(m.copy_id);
     w.le16(raw(m.region));
     w.le64(m.first_page);
@@ -140,6 +142,7 @@ EnrolResult get_enrol_result(ByteReader& r) {
 FingerprintsRequest get_fingerprints_request(ByteReader& r) {
     FingerprintsRequest m;
     m.vm = get_vm(r);
+    m.request_id = r.le32();
     m.after_batches = r.le64();
     m.copy_id = r.le64();
     const uint16_t count = r.le16();
@@ -158,6 +161,7 @@ FingerprintsRequest get_fingerprints_request(ByteReader& r) {
 Fingerprints get_fingerprints(ByteReader& r) {
     Fingerprints m;
     m.vm = get_vm(r);
+    m.request_id = r.le32();
     m.copy_id = r.le64();
     m.region = get_region(r);
     m.first_page = r.le64();

@@ -100,22 +100,25 @@ struct FingerprintRange {
     bool operator==(const FingerprintRange&) const = default;
 };
 
-// 0x04  vm:le32 after:le64 copy:le64 count:le16 (region:le16 first:le64 pages:le32)*
+// 0x04  vm:le32 request:le32 after:le64 copy:le64 count:le16 (region:le16 first:le64 pages:le32)*
 //       A copy with another id, or a range outside of it, is answered with all of the copy: what
 //       home believes is about another one. No range: one part without a page.
 struct FingerprintsRequest {
     VmId vm{};
+    uint32_t request_id = 0;  // comes back in each part: those of an older request are not believed
     uint64_t after_batches =
         0;  // answered when so many batches of this session have come: home sends none meanwhile
     uint64_t copy_id = 0;  // that home knows; 0: none
     std::vector<FingerprintRange> ranges;
 };
 
-// 0x05  vm:le32 copy:le64 region:le16 first:le64 count:le32 last:u8 zero_bits:u8[(count+7)/8]
+// 0x05  vm:le32 request:le32 copy:le64 region:le16 first:le64 count:le32 last:u8
+// zero_bits:u8[(count+7)/8]
 //       (low:le64 high:le64)*
 //       one fingerprint per page whose bit is clear; last = 1 in the very last part of the VM
 struct Fingerprints {
     VmId vm{};
+    uint32_t request_id = 0;
     uint64_t copy_id = 0;  // of the copy that they are of
     RegionId region{};
     uint64_t first_page = 0;
