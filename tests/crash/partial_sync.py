@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What two gateways ask each other after one of them, both, or the line between them was lost: only
-what was in flight. Counts the pages told and the bytes of fingerprints, and at the end evacuates the
-guest and proves that nothing is missing: what was believed without asking was right."""
+what was in flight. Counts the pages told and the bytes of fingerprints, and at the end evacuates
+the guest and proves that nothing is missing: what was believed without asking was right."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 // clang-format off
 //   ResetVm -> VmReset     nothing of the VM goes out any more
 //   worker: catalogue      what is in flight, in ranges
-//   FINGERPRINTS_REQUEST -> FINGERPRINTS...     of those; of everything when the copy is another one
+//   FINGERPRINTS_REQUEST -> FINGERPRINTS...   of those; of everything when the copy is another
 //   worker: catalogue      entries are put right; pages of disks that are lost will be read again
 //   LoadTags -> TagsLoaded, part by part     from the catalogue, for the reducer
 // clang-format on
