@@ -51,7 +51,12 @@ Result<CatalogueMap> CatalogueMap::file(const std::string& path, const Catalogue
     EVAC_TRY(encoded);
     UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
     begun = fd.valid() ? what_is_wrong(fd.get(), header, bytes) : "there was none";
-    if (begun.empty()) return map(bytes, MAP_SHARED, fd.get(), "'" + path + "'");
+    if (begun.empty()) {
+        auto kept = map(bytes, MAP_SHARED, fd.get(), "'" + path + "'");
+        // The caller goes on without it, so it must not be believed later.
+        if (!kept.ok()) ::unlink(path.c_str());
+        return kept;
+    }
     ::unlink(path.c_str());
     fd = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!fd.valid()) return io_error("create '" + path + "'");
