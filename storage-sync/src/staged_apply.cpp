@@ -475,7 +475,6 @@ Status StagedVmImpl::restore_point(Epoch epoch) {
                                                std::to_string(raw(epoch)));
     }
     EVAC_TRY(discard_open_delta());
-    if (epoch == sealed_epoch()) return {};
     for (const MetaPoint& point : points_) {
         if (point.epoch <= epoch) continue;
         auto whole = undo_is_whole(point.epoch, std::nullopt);
@@ -487,6 +486,8 @@ Status StagedVmImpl::restore_point(Epoch epoch) {
         }
     }
     Meta meta = current_meta();
+    meta.copy_id = next_copy_id(options_.nonce_seed, meta);
+    if (epoch == sealed_epoch()) return failed(save_meta(meta));
     meta.restoring_to = epoch;
     EVAC_TRY(failed(save_meta(meta)));
     return failed(roll_back(epoch));

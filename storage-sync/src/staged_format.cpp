@@ -77,7 +77,7 @@ bool decode_points(ByteReader& reader, std::vector<MetaPoint>& points) {
     return true;
 }
 
-Result<Meta> decode_body(ByteSpan body) {
+Result<Meta> decode_body(ByteSpan body, uint32_t version) {
     ByteReader reader(body);
     Meta meta;
     meta.spec.vm = VmId{reader.le32()};
@@ -97,8 +97,9 @@ Result<Meta> decode_body(ByteSpan body) {
     meta.landed = (flags & 1) != 0;
     meta.restoring_to = Epoch{reader.le32()};
     meta.log_generation = reader.le64();
-    if (flags > 1 || !decode_points(reader, meta.points) || !reader.at_end())
-        return corrupt("metadata: body");
+    if (flags > 1 || !decode_points(reader, meta.points)) return corrupt("metadata: body");
+    if (version > 1) meta.copy_id = reader.le64();
+    if (!reader.at_end()) return corrupt("metadata: body");
     const Status spec = check_spec(meta.spec);
     if (!spec.ok()) return corrupt("metadata: " + spec.error().context);
     const bool known = raw(meta.restoring_to) == 0 ||
@@ -146,11 +147,12 @@ Bytes encode_meta(const Meta& meta) {
     writer.le32(raw(meta.restoring_to));
     writer.le64(meta.log_generation);
     encode_points(writer, meta.points);
+    writer.le64(meta.copy_id);
 
     Bytes file;
     ByteWriter out(file);
     out.put(kMetaMagic);
-    out.le32(kFormatVersion);
+    out.le32(kMetaVersion);
     out.put_sized(body);
     out.le32(crc32c(0, file));
     return file;
@@ -161,16 +163,16 @@ Result<Meta> decode_meta(ByteSpan bytes) {
     if (as_text(reader.take(kMetaMagic.size())) != kMetaMagic)
         return corrupt("metadata: not a staged VM");
     const uint32_t version = reader.le32();
-    if (reader.ok() && version != kFormatVersion) {
+    if (reader.ok() && (version == 0 || version > kMetaVersion)) {
         return corrupt("metadata: format version " + std::to_string(version) +
-                       ", this build reads 1");
+                       ", this build reads 1 to " + std::to_string(kMetaVersion));
     }
     const ByteSpan body = reader.take_sized(kMetaBytesMax);
     const size_t covered = reader.offset();
     const uint32_t crc = reader.le32();
     if (!reader.at_end() || crc != crc32c(0, bytes.first(covered)))
         return corrupt("metadata: damaged (checksum)");
-    return decode_body(body);
+    return decode_body(body, version);
 }
 
 Bytes encode_log_header(const LogHeader& header) {

@@ -1,11 +1,11 @@
 #pragma once
 // The files of a staged VM, all integers little-endian:
 //
-//   meta     := "EVACSVM1" u32 version(1) u32 body_size body u32 crc32c(all before)
+//   meta     := "EVACSVM1" u32 version(2) u32 body_size body u32 crc32c(all before)
 //   body     := u32 vm  text name  text ram_dir  u16 n  n * (u8 kind  text name  u64 size_bytes)
 //               u8 flags(1 = landed)  u32 restoring_to  u64 log_generation
 //               u16 n  n * (u32 epoch  u64 batches  u64 wall_unix_ms  u64 state_size  u32
-//               state_crc)
+//               state_crc)  u64 copy_id (version 2 on; version 1 is read as 0)
 //   text     := u32 size, bytes
 //   log-G    := header(kind "EVACLOG1") record* [seal]     G = generation; nothing counts behind a
 //   seal undo-E   := header(kind "EVACUND1") record* end        what E replaced; without its end it
@@ -23,7 +23,7 @@
 // The nonce of undo-E follows from the nonce of its log and the offset of its seal record, so that
 // an undo file of an attempt that failed is never taken for the one that belongs to the seal. The
 // nonce and the offset in the crc: a torn page's bytes are a guest's; it must not be able to forge
-// a record. A version other than 1 is refused.
+// a record. A version other than these is refused.
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -37,7 +37,8 @@
 
 namespace evac::storage_sync {
 
-inline constexpr uint32_t kFormatVersion = 1;
+inline constexpr uint32_t kFormatVersion = 1;  // of logs
+inline constexpr uint32_t kMetaVersion = 2;
 inline constexpr uint64_t kMetaBytesMax = 256 * 1024;
 inline constexpr uint64_t kLogHeaderBytes = 36;
 inline constexpr uint64_t kRecordHeaderBytes = 28;
@@ -59,6 +60,7 @@ struct Meta {
     Epoch restoring_to{};  // 0 = not restoring
     uint64_t log_generation = 1;
     std::vector<MetaPoint> points;  // oldest first
+    uint64_t copy_id = 0;           // 0: written before there were any
 };
 // invalid_argument names the field.
 Status check_spec(const StagedSpec& spec);

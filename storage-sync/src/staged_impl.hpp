@@ -27,6 +27,7 @@ class StagedVmImpl final : public StagedVm {
     static Status write_meta(Files& files, const std::string& dir, const Meta& meta);
     static Result<Meta> read_meta(Files& files, const std::string& dir);
     static std::string region_file(const std::string& dir, const Meta& meta, size_t region);
+    static uint64_t next_copy_id(uint64_t nonce_seed, const Meta& meta);
     static bool is_region_file(const std::string& name);
     static bool is_point_file(const std::string& name);  // log-, undo-, state-, meta.new
     Status start();                                      // after create and open
@@ -48,6 +49,7 @@ class StagedVmImpl final : public StagedVm {
     Epoch sealed_epoch() const override {
         return points_.empty() ? Epoch{0} : points_.back().epoch;
     }
+    uint64_t copy_id() const override { return meta_.copy_id; }
     Result<Bytes> device_state(Epoch epoch) override;
     Status restore_point(Epoch epoch) override;
     void set_hold(bool held) override { held_ = held; }

@@ -69,6 +69,14 @@ bool StagedVmImpl::is_point_file(const std::string& name) {
            ends_with_digits(name, "state-") || name == kMetaNewName;
 }
 
+// Another one than the present.
+uint64_t StagedVmImpl::next_copy_id(uint64_t nonce_seed, const Meta& meta) {
+    Random mix(nonce_seed ^ meta.copy_id ^ (uint64_t{raw(meta.spec.vm)} << 32) ^ 0x636f7079);
+    uint64_t id = mix.next();
+    while (id == 0 || id == meta.copy_id) id = mix.next();
+    return id;
+}
+
 Status StagedVmImpl::write_meta(Files& files, const std::string& dir, const Meta& meta) {
     const std::string fresh = dir + "/" + std::string(kMetaNewName);
     EVAC_TRY(files.remove(fresh));
@@ -134,6 +142,7 @@ Result<std::unique_ptr<StagedVm>> StagedVm::create(Files& files, const std::stri
     Meta meta;
     meta.spec = spec;
     meta.ram_dir = ram_dir;
+    meta.copy_id = StagedVmImpl::next_copy_id(options.nonce_seed, meta);
     EVAC_TRY(StagedVmImpl::create_files(files, dir, meta));
     auto vm = std::make_unique<StagedVmImpl>(files, dir, std::move(meta), options);
     EVAC_TRY(vm->start());
@@ -192,6 +201,10 @@ StagedVmImpl::StagedVmImpl(Files& files, std::string dir, Meta meta, const Stage
 }
 
 Status StagedVmImpl::start() {
+    if (meta_.copy_id == 0) {  // of a build that had none; nobody refers to it yet
+        meta_.copy_id = next_copy_id(options_.nonce_seed, meta_);
+        EVAC_TRY(write_meta(files_, dir_, meta_));
+    }
     for (size_t i = 0; i < meta_.spec.regions.size(); ++i) {
         const std::string name = region_file(dir_, meta_, i);
         const uint64_t expected = meta_.spec.regions[i].size_bytes;

@@ -244,6 +244,28 @@ TEST_P(OnRealFiles, LandedFilesAreLeftAlone) {
     EXPECT_EQ(in_file(kRam, 0), 31);
 }
 
+// Home believes what it knows of a copy as long as the id is the same.
+TEST_P(OnRealFiles, CopyIdChangesWithWhatIsHeld) {
+    const uint64_t created = vm_->copy_id();
+    EXPECT_NE(created, 0u);
+    ASSERT_TRUE(vm_->seal(Epoch{1}, {}, {}).ok());
+    ASSERT_TRUE(vm_->put(kRam, 1, Epoch{2}, filled(2)).ok());
+    ASSERT_TRUE(vm_->seal(Epoch{2}, {}, {}).ok());
+    ASSERT_TRUE(vm_->mark_landed().ok());
+    ASSERT_TRUE(vm_->unmark_landed().ok());
+    reopen();
+    EXPECT_EQ(vm_->copy_id(), created);
+    ASSERT_TRUE(vm_->put(kRam, 1, Epoch{3}, filled(3)).ok());
+    ASSERT_TRUE(vm_->seal(Epoch{3}, {}, {}).ok());
+    ASSERT_TRUE(vm_->restore_point(Epoch{2}).ok());
+    const uint64_t restored = vm_->copy_id();
+    EXPECT_NE(restored, created);
+    reopen();
+    EXPECT_EQ(vm_->copy_id(), restored);
+    ASSERT_TRUE(vm_->restore_point(Epoch{2}).ok());  // what was put since is gone
+    EXPECT_NE(vm_->copy_id(), restored);
+}
+
 TEST_P(OnRealFiles, HoldStopsSealsOnly) {
     put(kRam, 0, 1, 10);
     seal(1);
@@ -342,13 +364,13 @@ TEST(StagedFormat, GoldenMeta) {
     meta.ram_dir = "/r";
     meta.log_generation = 5;
     meta.points = {{Epoch{4}, 9, -1, 3, 0x11223344}};
+    meta.copy_id = 0x1122334455667788;
     const Bytes bytes = encode_meta(meta);
     EXPECT_EQ(hex(bytes),
-              "4556414353564d310100000061000000010000000100000076020000002f720200000600000070632e72"
-              "616d00100000"
-              "000000000201000000640002000000000000000000000005000000000000000100040000000900000000"
-              "000000ffffff"
-              "ffffffffff030000000000000044332211bdbb25aa");
+              "4556414353564d310200000069000000010000000100000076020000002f72020000060000007063"
+              "2e72616d001000000000000002010000006400020000000000000000000000050000000000000001"
+              "00040000000900000000000000ffffffffffffffff03000000000000004433221188776655443322"
+              "115ed8f83c");
     auto decoded = decode_meta(bytes);
     ASSERT_TRUE(decoded.ok()) << decoded.error().message();
     EXPECT_EQ(decoded->points, meta.points);
@@ -360,6 +382,23 @@ TEST(StagedFormat, GoldenMeta) {
         EXPECT_EQ(decode_meta(bad).error().code, Errc::corrupt) << i;
         EXPECT_EQ(decode_meta(ByteSpan(bytes).first(i)).error().code, Errc::corrupt) << i;
     }
+}
+
+// What a build without copy ids wrote.
+TEST(StagedFormat, MetaOfVersionOneIsRead) {
+    Bytes bytes;
+    for (const char* at =
+             "4556414353564d310100000061000000010000000100000076020000002f7202000006"
+             "00000070632e72616d0010000000000000020100000064000200000000000000000000"
+             "0005000000000000000100040000000900000000000000ffffffffffffffff03000000"
+             "0000000044332211bdbb25aa";
+         *at != 0; at += 2) {
+        bytes.push_back(static_cast<std::byte>(std::stoul(std::string(at, 2), nullptr, 16)));
+    }
+    const auto decoded = decode_meta(bytes);
+    ASSERT_TRUE(decoded.ok()) << decoded.error().message();
+    EXPECT_EQ(decoded->copy_id, 0u);
+    EXPECT_EQ(decoded->points.size(), 1u);
 }
 
 // A guest's page that holds a perfect copy of a log must not become records when its own record is

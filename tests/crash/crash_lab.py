@@ -158,8 +158,9 @@ class Pair:
         self.a.wait_connected()
         subject = Subject(
             name=self.spec.name, ram_mib=self.spec.ram_mib, has_fill=self.spec.fill_mib > 0,
-            has_disk=False, home_qmp=self.guest.paths.prover, away_qmp=self.away_paths.prover,
+            has_disk=self.spec.disk_mib > 0, home_qmp=self.guest.paths.prover, away_qmp=self.away_paths.prover,
             home_pid=self.guest.pid,
+            base_sha256=self._lab.image.base_sha256 if self.spec.disk_mib else None,
         )  # fmt: skip
         name = self.spec.name
         logs = {f"{name}@home": self.guest.paths.serial, f"{name}@away": self.away_paths.serial}

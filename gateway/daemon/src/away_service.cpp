@@ -332,7 +332,7 @@ Status AwayService::drop_unused(VmId id) {
 }
 
 void AwayService::on_fingerprints_request(const protocol::FingerprintsRequest& m) {
-    ports_.ingest.command(to_ingest::Fingerprints{m.vm, m.after_batches});
+    ports_.ingest.command(to_ingest::Fingerprints{m});
 }
 
 void AwayService::on_ingest_event(from_ingest::Event& event) {

@@ -151,6 +151,24 @@ storage_sync::CaptureOptions disk_options(const JobContext& context, const std::
     return options;
 }
 
+// Without its file it is as good, but a process after this one has to ask away for all of it.
+std::unique_ptr<prestage::Catalogue> make_catalogue(
+    const JobContext& context, const std::string& name,
+    const std::vector<prestage::RegionInfo>& regions) {
+    if (!context.catalogue.path.empty()) {
+        auto opened =
+            prestage::Catalogue::open(context.catalogue, context.fingerprint_seed, regions);
+        if (opened.ok()) {
+            const std::string& why = (*opened)->begun_because();
+            if (!why.empty()) context.log.info("vm " + name + ": a new catalogue: " + why);
+            return std::move(*opened);
+        }
+        context.log.warning("vm " + name +
+                            ": its catalogue is kept in memory only: " + opened.error().message());
+    }
+    return std::make_unique<prestage::Catalogue>(context.fingerprint_seed, regions);
+}
+
 // Regions, catalogue and capture objects from facts and disks. The client is connected.
 Status make_capture(const JobContext& context, const std::string& name, Examined& out) {
     CaptureSet& set = *out.capture;
@@ -167,7 +185,7 @@ Status make_capture(const JobContext& context, const std::string& name, Examined
                                              " RAM blocks and disks: at most " +
                                              std::to_string(kRegionsMax) + " are accepted");
     }
-    set.catalogue = std::make_unique<prestage::Catalogue>(context.fingerprint_seed, out.regions);
+    set.catalogue = make_catalogue(context, name, out.regions);
     set.runner = std::make_unique<prestage::RoundRunner>(*set.client, *set.catalogue, context.clock,
                                                          context.log);
     if (out.disks.empty()) return {};
@@ -178,17 +196,13 @@ Status make_capture(const JobContext& context, const std::string& name, Examined
     return {};
 }
 
-// Adopted tracking says what was written since the last finished point; what away has of older
-// pages is known only when the catalogue outlived the gateway before this one. Until it does, all
-// of an adopted disk is compared. Where this is made true, pages that were captured and not
-// acknowledged are read again by DiskCapture::reread().
-constexpr bool kCatalogueOutlivesUs = false;
-
+// Adopted tracking says what was written since the last finished point. What was captured before and
+// did not arrive is the catalogue's to know: the synchronisation before the first round has it read
+// again, or all of the disk compared when the catalogue is not of away's copy (home_sync.cpp).
 Status track_disks(CaptureSet& set) {
     auto adopted = set.disks->adopt();
     EVAC_TRY(adopted);
     if (!*adopted) EVAC_TRY(set.disks->start_tracking());
-    if (*adopted && !kCatalogueOutlivesUs) set.disks->request_full_compare();
     set.disks_ready = true;
     return {};
 }
@@ -450,9 +464,7 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
                             const PassRequest& request) {
     for (const auto& [region, page] : set.forget) {
         set.catalogue->set_unknown(region, page);
-        // The bitmaps do not know that a captured page was lost.
-        if (raw(region) >= set.ram_regions && set.disks)
-            set.disks->reread(raw(region) - set.ram_regions, page, 1);
+        if (raw(region) >= set.ram_regions) read_again(set, {region, page, 1});
     }
     set.forget.clear();
     set.cancel = false;
@@ -480,6 +492,10 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
         result.round.pages_changed += changed;
     }
     result.disk_pages_changed = sink.disk_pages_changed();
+    if (result.complete) {
+        request.is_final() ? set.catalogue->end_final(result.round.epoch)
+                           : set.catalogue->end_round(result.round.epoch);
+    }
     CapturedItem end;
     end.vm = request.vm;
     end.generation = request.generation;
@@ -497,6 +513,11 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
         return make_error(Errc::timeout, "the reducer does not take the round's end");
     }
     return result;
+}
+
+void read_again(CaptureSet& set, const prestage::PageRange& range) {
+    if (set.disks)
+        set.disks->reread(raw(range.region) - set.ram_regions, range.first, range.count);
 }
 
 Status stop_guest(CaptureSet& set) {

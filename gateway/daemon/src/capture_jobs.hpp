@@ -19,6 +19,7 @@ struct JobContext {
     uint64_t fingerprint_seed = 0;
     std::optional<prestage::CaptureMethod> wanted{};  // of the VM that is examined
     prestage::StreamGuard* guard = nullptr;  // finishes open streams should this process die
+    prestage::CatalogueFile catalogue{};     // of the VM that is examined; no path: in memory
 };
 
 // A round may stop the guest: the mark says so to the process after this one. Without it a guest
@@ -67,6 +68,10 @@ inline constexpr uint64_t kMappedPauseMaxNs = 100 * kNsPerMs;
 // while a seal of this VM waits for its answer, unless it is the final pass.
 Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live,
                             const PassRequest& request);
+
+// These pages of a disk were captured and are lost: the next pass reads them, whatever the bitmap
+// says.
+void read_again(CaptureSet& set, const prestage::PageRange& range);
 
 Status stop_guest(CaptureSet& set);
 // Before a final pass over a guest that stands still already. QEMU refuses a second migration from

@@ -47,7 +47,7 @@ void HomeService::look_at_heat(HomeVm& vm, uint64_t now_ns) {
     if (!vm.history.entries.empty()) in.round_interval_s += vm.history.entries.back().duration_s;
     if (vm.choice.method == CaptureMethod::continuous)
         in.round_interval_s = ports_.config.prestage.interval_s;
-    in.live_s = live_s(ports_.config.prestage.rpo_target_s);
+    in.live_s = live_s(rpo_target_s(vm));
     in.live_mib_s = kLiveMibS;
     in.was_hot = vm.hot;
     const bool hot = prestage::is_hot(vm.dirty_terms, in);
@@ -73,7 +73,7 @@ void HomeService::set_method(PassRequest& request, HomeVm& vm) {
     request.epoch = next_epoch(vm);
     if (request.method != CaptureMethod::continuous) return;
     request.epochs = prestage::kPrecopyEpochs;
-    request.live_limit_ms = static_cast<int>(live_s(ports_.config.prestage.rpo_target_s) * 1000);
+    request.live_limit_ms = static_cast<int>(live_s(rpo_target_s(vm)) * 1000);
     request.live_bandwidth = static_cast<uint64_t>(kLiveMibS) * kMiB;
     // The range is persisted as used up before a page of it goes out.
     vm.epoch += request.epochs - 2;

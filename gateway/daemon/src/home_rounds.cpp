@@ -286,6 +286,7 @@ void HomeService::on_seal_result(const protocol::SealResult& m) {
         // A first copy says nothing of what later ones take.
         if (vm->sealed_once())
             vm->drain_time.add(age_s(ports_.clock.now_ns(), vm->awaiting_since_ns));
+        note_sealed(*vm, m.epoch);
         vm->sealed = m.epoch;
         vm->sealed_point_unix_ms = vm->awaiting_point_unix_ms;
         observe_rpo(*vm);

@@ -89,7 +89,19 @@ JobContext HomeService::job_context() const {
             ports_.config.site.state_dir + "/home",
             seed_,
             std::nullopt,
-            ports_.guard};
+            ports_.guard,
+            {}};
+}
+
+std::string HomeService::catalogue_path(const std::string& name) const {
+    return ports_.config.site.state_dir + "/catalogue/" + name + ".cat";
+}
+
+// A kernel that does not tell its boot has files that cannot be judged.
+JobContext HomeService::enrolment_context(const HomeVm& vm) const {
+    JobContext context = job_context();
+    if (!boot_id_.empty()) context.catalogue = {catalogue_path(vm.name), boot_id_, vm.id, vm.uuid};
+    return context;
 }
 
 // --- registry
@@ -118,6 +130,8 @@ Status HomeService::save(const HomeVm& vm) const {
 Status HomeService::load() {
     const std::string dir = ports_.config.site.state_dir + "/home";
     EVAC_TRY(make_dirs(dir));
+    EVAC_TRY(make_dirs(ports_.config.site.state_dir + "/catalogue"));
+    std::ifstream("/proc/sys/kernel/random/boot_id") >> boot_id_;
     std::error_code error;
     for (const auto& entry : std::filesystem::directory_iterator(dir, error)) {
         if (entry.path().extension() == ".json") EVAC_TRY(load_one(entry.path().string()));
@@ -221,6 +235,7 @@ Status HomeService::remove(const std::string& name) {
     const std::string dir = ports_.config.site.state_dir + "/home";
     std::filesystem::remove(dir + "/" + name + ".json", error);
     std::filesystem::remove(round_mark(dir, name), error);
+    std::filesystem::remove(catalogue_path(name), error);
     ports_.reducer.command(to_reducer::RemoveVm{vm->id});
     ports_.link.send(protocol::Forget{vm->id});
     if (auto capture = vm->examined.capture; capture && capture->disks) {
@@ -269,7 +284,7 @@ void HomeService::connect(HomeVm& vm) {
     if (vm.phase != VmPhase::refused) vm.phase = VmPhase::enrolling;
     vm.busy = true;
     const VmId id = vm.id;
-    JobContext context = job_context();
+    JobContext context = enrolment_context(vm);
     context.wanted = vm.capture_wanted;
     // A guest in a handover may stand still and must not be probed. In `draining` it still runs,
     // and what a killed gateway left of a round must be cleared away, which the examination does;
@@ -379,22 +394,14 @@ void HomeService::on_enrol_result(const protocol::EnrolResult& m) {
     begin_sync(*vm);
 }
 
-// The peer's copy is the truth about what is staged: nothing else needs to survive a restart of
-// either side.
-void HomeService::begin_sync(HomeVm& vm) {
-    vm.phase = VmPhase::syncing;
-    ++vm.generation;
-    vm.awaiting = Epoch{};
-    ports_.reducer.command(to_reducer::ResetVm{vm.id, vm.generation});
-    // VmReset comes back with the number of batches sent; then the request goes out.
-}
-
 void HomeService::on_reducer_event(const from_reducer::Event& event) {
     if (const auto* reset = std::get_if<from_reducer::VmReset>(&event)) {
         HomeVm* vm = find(reset->vm);
         if (vm == nullptr || vm->phase != VmPhase::syncing || vm->generation != reset->generation)
             return;
-        ports_.link.send(protocol::FingerprintsRequest{reset->vm, reset->batches});
+        ask_fingerprints(*vm, reset->batches);
+    } else if (const auto* loaded = std::get_if<from_reducer::TagsLoaded>(&event)) {
+        load_tags(loaded->vm, loaded->generation);
     } else if (const auto* lost = std::get_if<from_reducer::PageLost>(&event)) {
         HomeVm* vm = find(lost->vm);
         if (vm == nullptr || !vm->examined.capture) return;
@@ -408,42 +415,6 @@ void HomeService::on_reducer_event(const from_reducer::Event& event) {
         HomeVm* vm = find(sent->vm);
         if (vm != nullptr && vm->awaiting == sent->epoch) vm->seal_sent = true;
     }
-}
-
-void HomeService::on_fingerprints(protocol::Fingerprints&& m) {
-    HomeVm* vm = find(m.vm);
-    if (vm == nullptr || vm->phase != VmPhase::syncing || !vm->examined.capture) return;
-    if (raw(m.region) >= vm->regions().size()) return;
-    const Fingerprint zero = vm->examined.capture->catalogue->zero_fingerprint();
-    std::vector<Fingerprint> tags = m.values;  // of zero pages: unknown, they are never referenced
-    for (size_t i = 0; i < m.values.size(); ++i) {
-        if (m.zero[i]) m.values[i] = zero;
-    }
-    ports_.reducer.command(to_reducer::LoadTags{m.vm, m.region, m.first_page, std::move(tags)});
-    const VmId id = m.vm;
-    const uint32_t generation = vm->generation;
-    auto part = std::make_shared<protocol::Fingerprints>(std::move(m));
-    with_capture(*vm, [this, id, generation, part](CaptureSet& set, size_t) -> Completion {
-        auto loaded = std::make_shared<Status>(
-            set.catalogue->load(part->region, part->first_page, part->values));
-        if (part->last && set.disks) set.disks->request_full_compare();
-        return [this, id, generation, part, loaded] {
-            HomeVm* found = find(id);
-            if (found == nullptr || found->generation != generation) return;
-            if (!loaded->ok()) {
-                lose_vm(*found, "the peer's fingerprints do not fit: " + loaded->error().message());
-            } else if (part->last) {
-                finish_sync(*found);
-            }
-        };
-    });
-}
-
-void HomeService::finish_sync(HomeVm& vm) {
-    vm.phase = VmPhase::active;
-    next_ask_ns_ = 0;
-    vm.detail.clear();
-    ports_.log.info("vm " + vm.name + ": synchronised with the peer's copy, prestaging");
 }
 
 void HomeService::session_up() {

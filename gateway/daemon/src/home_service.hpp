@@ -81,6 +81,8 @@ class HomeService {
   private:
     static constexpr uint32_t kEpochsReserved = 1000;
     JobContext job_context() const;
+    JobContext enrolment_context(const HomeVm& vm) const;
+    std::string catalogue_path(const std::string& name) const;
     Status save(const HomeVm& vm) const;
     Status load_one(const std::string& path);
     void connect(HomeVm& vm);
@@ -88,7 +90,11 @@ class HomeService {
     bool must_hear_peer_first(const HomeVm& vm) const;
     void offer(HomeVm& vm);
     void begin_sync(HomeVm& vm);
+    void ask_fingerprints(HomeVm& vm, uint64_t batches);
+    void load_tags(VmId id, uint32_t generation);
+    void send_tags(HomeVm& vm, to_reducer::LoadTags&& tags);
     void finish_sync(HomeVm& vm);
+    void note_sealed(HomeVm& vm, Epoch epoch);
     void schedule_rounds();
     void share_out();
     void observe_rpo(HomeVm& vm) const;
@@ -132,6 +138,7 @@ class HomeService {
 
     Ports ports_;
     uint64_t seed_;
+    std::string boot_id_;  // of the kernel
     uint64_t started_ns_;
     uint64_t peer_up_ns_ = 0;  // the first session of this process
     std::map<VmId, std::unique_ptr<HomeVm>> vms_;

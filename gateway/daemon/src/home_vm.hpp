@@ -49,6 +49,9 @@ struct CaptureSet {
     std::atomic<bool> seal_now{false};  // a continuous round
     std::vector<std::pair<RegionId, uint64_t>>
         forget;  // pages that the next round must bring again
+    // Synchronising: of which copy, and whether all of it is told.
+    uint64_t sync_copy = 0;
+    bool sync_all = false;
 };
 
 struct Examined {
@@ -99,6 +102,16 @@ struct PassHistory {
         entries.push_back(entry);
         ++count;
     }
+};
+
+// The last time that home asked away what it has.
+struct SyncReport {
+    uint64_t count = 0;    // synchronisations since the start
+    bool all = false;      // nothing was known of the copy
+    uint64_t ranges = 0;   // asked for
+    uint64_t pages = 0;    // told
+    uint64_t bytes = 0;    // of fingerprints on the wire
+    uint64_t changed = 0;  // pages of disks that away has not as captured: they are read again
 };
 
 struct HomeVm {
@@ -153,6 +166,10 @@ struct HomeVm {
     int64_t retry_wait_ms = 0;  // under a standing order, after it came back
     double final_pass_s = 0;
     double final_changed_mib = 0;
+
+    SyncReport sync;
+    RegionId tags_region{};  // synchronising: the reducer's tags are told up to here
+    uint64_t tags_page = 0;
 
     bool sealed_once() const { return raw(sealed) != 0; }
     const std::vector<prestage::RegionInfo>& regions() const { return examined.regions; }

@@ -36,11 +36,15 @@ struct IngestStage::Vm {
     std::unordered_map<PageKey, Epoch, PageKeyHash> owed;  // references that did not hold
     std::string broken;  // why a batch could not be applied; seals fail until home has reloaded our
                          // fingerprints
-    // Fingerprints being sent.
-    bool printing = false;
-    uint64_t print_after = 0;
-    size_t print_region = 0;
-    uint64_t print_page = 0;
+    // Fingerprints that home has asked for, until the last part is sent.
+    struct Print {
+        RegionId region{};
+        uint64_t first = 0;
+        uint64_t pages = 0;
+    };
+    std::optional<protocol::FingerprintsRequest> asked;
+    std::deque<Print> prints;  // what is still to be sent, once it was begun
+    bool print_begun = false;
 };
 
 // Adapts the expander's port to the staged copies.
@@ -178,7 +182,7 @@ void IngestStage::handle(to_ingest::NewSession& c) {
         vm->seal.reset();
         vm->owed.clear();
         vm->broken.clear();
-        vm->printing = false;
+        vm->asked.reset();
     }
 }
 
@@ -268,19 +272,23 @@ void IngestStage::handle(to_ingest::LoadState& c) {
 }
 
 void IngestStage::handle(to_ingest::Fingerprints& c) {
-    Vm* vm = find(c.vm);
+    Vm* vm = find(c.request.vm);
     if (vm == nullptr || !vm->staged) return;
-    vm->printing = true;
-    vm->print_after = c.after_batches;
-    vm->print_region = 0;
-    vm->print_page = 0;
+    vm->asked = std::move(c.request);
+    vm->print_begun = false;
 }
 
 void IngestStage::handle(to_ingest::MarkLanded& c) {
     Vm* vm = find(c.vm);
     Status status =
         vm == nullptr ? Status(make_error(Errc::not_found, "no staged copy")) : Status();
-    if (vm != nullptr && !vm->staged->landed()) status = vm->staged->mark_landed();
+    if (vm != nullptr && !vm->staged->landed()) {
+        const auto before = vm->staged->stats();
+        status = vm->staged->mark_landed();
+        // Home believes that it is here: should the copy be given back, it must ask.
+        if (status.ok() && before.open_pages + before.open_zero_runs != 0)
+            vm->broken = "the copy has landed, what came behind its recovery point is gone";
+    }
     if (vm != nullptr) vm->seal.reset();
     emit(from_ingest::Landed{c.vm, status, status.ok()});
 }
@@ -296,6 +304,7 @@ Status IngestStage::stage_anew(Vm& vm) {
     auto created = storage_sync::StagedVm::create(files, vm.dir, vm.ram_dir, spec, options);
     EVAC_TRY(created);
     vm.staged = std::move(*created);
+    vm.print_begun = false;  // what is being said of it is said again
     vm.broken = "the copy was given back after the guest may have run on it";
     return {};
 }
@@ -454,58 +463,80 @@ void IngestStage::flush_acks() {
 
 bool IngestStage::send_fingerprints() {
     for (auto& [id, vm] : vms_) {
-        if (vm->printing && vm->staged && vm->batches >= vm->print_after)
+        if (vm->asked && vm->staged && vm->batches >= vm->asked->after_batches)
             return send_fingerprints_of(id, *vm);
     }
     return false;
 }
 
+// From here on home knows what is here: what went wrong before is settled. Of another copy than the
+// one that home knows, it knows nothing.
+void IngestStage::begin_fingerprints(Vm& vm) {
+    vm.broken.clear();
+    vm.owed.clear();
+    vm.seal.reset();
+    vm.prints.clear();
+    vm.print_begun = true;
+    const auto& regions = vm.staged->spec().regions;
+    const auto pages_of = [&regions](size_t region) {
+        return (regions[region].size_bytes + kPageBytes - 1) / kPageBytes;
+    };
+    bool all = vm.asked->copy_id != vm.staged->copy_id();
+    for (const auto& range : vm.asked->ranges) {
+        const size_t region = raw(range.region);
+        all = all || region >= regions.size() || range.first_page >= pages_of(region) ||
+              range.pages > pages_of(region) - range.first_page;
+        if (all) break;
+        vm.prints.push_back({range.region, range.first_page, range.pages});
+    }
+    if (!all) return;
+    vm.prints.clear();
+    for (size_t i = 0; i < regions.size(); ++i)
+        vm.prints.push_back({RegionId{static_cast<uint16_t>(i)}, 0, pages_of(i)});
+}
+
 // One part; the next call goes on where this one ended.
 bool IngestStage::send_fingerprints_of(VmId id, Vm& vm) {
-    const auto& regions = vm.staged->spec().regions;
+    if (!vm.print_begun) begin_fingerprints(vm);
     protocol::Fingerprints part;
     part.vm = id;
-    if (vm.print_region == 0 && vm.print_page == 0) {
-        // From here on home knows what is here: what went wrong before is settled.
-        vm.broken.clear();
-        vm.owed.clear();
-        vm.seal.reset();
-    }
-    if (vm.print_region < regions.size()) {
-        const uint64_t pages = (regions[vm.print_region].size_bytes + kPageBytes - 1) / kPageBytes;
-        const uint64_t count = std::min(kPagesPerPart, pages - vm.print_page);
+    part.request_id = vm.asked->request_id;
+    part.copy_id = vm.staged->copy_id();
+    if (!vm.prints.empty()) {
+        const Vm::Print& next = vm.prints.front();
+        part.region = next.region;
+        part.first_page = next.first;
         const dedup::Fingerprinter fingerprinter(seed_);
         const PageBuffer zero_page{};
         const Fingerprint zero = fingerprinter(zero_page);
         auto values = vm.staged->fingerprints(
-            RegionId{static_cast<uint16_t>(vm.print_region)}, vm.print_page, count,
+            next.region, next.first, std::min(kPagesPerPart, next.pages),
             [&fingerprinter](ByteSpan page) { return fingerprinter(page.first<kPageBytes>()); });
         if (!values.ok()) {
             log_.error("fingerprints of a staged copy: " + values.error().message());
-            vm.printing = false;
+            vm.asked.reset();
             return true;
         }
-        part.region = RegionId{static_cast<uint16_t>(vm.print_region)};
-        part.first_page = vm.print_page;
         part.values = std::move(*values);
         for (auto& value : part.values) {
             part.zero.push_back(value == zero);
             if (value == zero) value = Fingerprint{};
         }
-        vm.print_page += count;
-        const bool region_done = vm.print_page >= pages;
-        part.last = region_done && vm.print_region + 1 == regions.size();
-        Bytes message = protocol::encode(protocol::Message(part));
-        if (!reducer_.push_message(std::move(message))) {
-            vm.print_page -= count;  // again when the ring has room
-            ::usleep(1000);
-            return true;
-        }
-        if (region_done) {
-            ++vm.print_region;
-            vm.print_page = 0;
-        }
-        vm.printing = !part.last;
+    }
+    const uint64_t count = part.values.size();
+    part.last = vm.prints.empty() || (vm.prints.size() == 1 && vm.prints.front().pages == count);
+    if (!reducer_.push_message(protocol::encode(protocol::Message(part)))) {
+        ::usleep(1000);  // again when the ring has room
+        return true;
+    }
+    if (part.last) {
+        vm.asked.reset();
+        vm.prints.clear();
+    } else if (vm.prints.front().pages == count) {
+        vm.prints.pop_front();
+    } else {
+        vm.prints.front().first += count;
+        vm.prints.front().pages -= count;
     }
     return true;
 }

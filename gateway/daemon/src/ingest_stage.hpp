@@ -47,8 +47,7 @@ struct LoadState {
     VmId vm{};
 };  // device state of the newest recovery point
 struct Fingerprints {
-    VmId vm{};
-    uint64_t after_batches = 0;
+    protocol::FingerprintsRequest request;
 };
 struct MarkLanded {
     VmId vm{};
@@ -157,6 +156,7 @@ class IngestStage {
     void take_seal(protocol::Seal& seal);
     void try_seal(VmId id, Vm& vm);
     bool send_fingerprints();
+    void begin_fingerprints(Vm& vm);
     bool send_fingerprints_of(VmId id, Vm& vm);
     bool checkpoint_one();
     bool emit(from_ingest::Event event);

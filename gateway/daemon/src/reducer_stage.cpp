@@ -243,6 +243,7 @@ void ReducerStage::handle(to_reducer::LoadTags& c) {
     const auto loaded = reducer_->load_tags(c.vm, c.region, c.first_page, c.fingerprints);
     if (!loaded.ok()) log_.warning("dedup tags: " + loaded.error().message());
     reindex_soon();
+    emit(from_reducer::TagsLoaded{c.vm, c.generation});
 }
 
 void ReducerStage::handle(to_reducer::Acknowledge& c) {

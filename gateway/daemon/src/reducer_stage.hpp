@@ -110,6 +110,7 @@ struct LoadTags {
     RegionId region{};
     uint64_t first_page = 0;
     std::vector<Fingerprint> fingerprints;
+    uint32_t generation = 0;  // goes back in TagsLoaded, when the next part may come
 };
 struct Acknowledge {
     VmId vm{};
@@ -167,7 +168,11 @@ struct VmReset {
     uint32_t generation = 0;
     uint64_t batches = 0;
 };  // nothing of it goes out any more
-using Event = std::variant<SealSent, PageLost, VmReset>;
+struct TagsLoaded {
+    VmId vm{};
+    uint32_t generation = 0;
+};
+using Event = std::variant<SealSent, PageLost, VmReset, TagsLoaded>;
 }  // namespace from_reducer
 
 struct ReducerOptions {

@@ -133,6 +133,9 @@ Json vm_json(App& app, const HomeVm& vm) {
     out["method_rejected"] = Json::array();
     for (const auto& r : vm.choice.rejected)
         out["method_rejected"].push_back({{"method", to_string(r.method)}, {"why", r.why}});
+    out["sync"] = {{"count", vm.sync.count},   {"all", vm.sync.all},
+                   {"ranges", vm.sync.ranges}, {"pages", vm.sync.pages},
+                   {"bytes", vm.sync.bytes},   {"reread_pages", vm.sync.changed}};
     Json disks = Json::array();
     for (const auto& region : vm.regions()) {
         if (region.kind == RegionKind::disk)

@@ -37,9 +37,25 @@ void put_vm(ByteWriter& w, VmId vm) {
     w.le32(raw(vm));
 }
 
+void put_fingerprints_request(ByteWriter& w, const FingerprintsRequest& m) {
+    EVAC_ASSERT(m.ranges.size() <= kRangesMax);
+    put_vm(w, m.vm);
+    w.le32(m.request_id);
+    w.le64(m.after_batches);
+    w.le64(m.copy_id);
+    w.le16(static_cast<uint16_t>(m.ranges.size()));
+    for (const FingerprintRange& range : m.ranges) {
+        w.le16(raw(range.region));
+        w.le64(range.first_page);
+        w.le32(range.pages);
+    }
+}
+
 void put_fingerprints(ByteWriter& w, const Fingerprints& m) {
     EVAC_ASSERT(m.zero.size() == m.values.size() && m.values.size() <= kFingerprintsMax);
     put_vm(w, m.vm);
+    w.le32(m.request_id);
+    w.le64(m.copy_id);
     w.le16(raw(m.region));
     w.le64(m.first_page);
     w.le32(static_cast<uint32_t>(m.values.size()));
@@ -126,13 +142,27 @@ EnrolResult get_enrol_result(ByteReader& r) {
 FingerprintsRequest get_fingerprints_request(ByteReader& r) {
     FingerprintsRequest m;
     m.vm = get_vm(r);
+    m.request_id = r.le32();
     m.after_batches = r.le64();
+    m.copy_id = r.le64();
+    const uint16_t count = r.le16();
+    if (count > kRangesMax) r.fail();
+    for (uint16_t i = 0; r.ok() && i < count; ++i) {
+        FingerprintRange range;
+        range.region = get_region(r);
+        range.first_page = r.le64();
+        range.pages = r.le32();
+        if (range.pages == 0) r.fail();
+        m.ranges.push_back(range);
+    }
     return m;
 }
 
 Fingerprints get_fingerprints(ByteReader& r) {
     Fingerprints m;
     m.vm = get_vm(r);
+    m.request_id = r.le32();
+    m.copy_id = r.le64();
     m.region = get_region(r);
     m.first_page = r.le64();
     const uint32_t count = r.le32();
@@ -254,8 +284,7 @@ Bytes encode(const Message& message) {
                    },
                    [&](const FingerprintsRequest& m) {
                        put_kind(w, Kind::fingerprints_request);
-                       put_vm(w, m.vm);
-                       w.le64(m.after_batches);
+                       put_fingerprints_request(w, m);
                    },
                    [&](const Fingerprints& m) {
                        put_kind(w, Kind::fingerprints);

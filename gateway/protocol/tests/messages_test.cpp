@@ -11,6 +11,8 @@ namespace {
 std::vector<Message> one_of_each() {
     Fingerprints prints;
     prints.vm = VmId{7};
+    prints.request_id = 3;
+    prints.copy_id = 77;
     prints.region = RegionId{1};
     prints.first_page = 4096;
     prints.last = true;
@@ -27,7 +29,7 @@ std::vector<Message> one_of_each() {
                   {"-m", "256"},
                   Epoch{3}},
             EnrolResult{VmId{7}, false, "cpu differs", Epoch{2}, Epoch{3}, 99},
-            FingerprintsRequest{VmId{7}, 8},
+            FingerprintsRequest{VmId{7}, 3, 8, 77, {{RegionId{0}, 5, 1}, {RegionId{1}, 0, 9000}}},
             prints,
             BatchAck{VmId{7}, {1, 2, 3}},
             Nak{VmId{7}, 9, {{RegionId{0}, 5, Epoch{3}}}},
@@ -80,6 +82,29 @@ TEST(Messages, GoldenBytes) {
               "0300"
               "0400000000000000"
               "05000000");
+    EXPECT_EQ(hex(encode(FingerprintsRequest{VmId{1}, 7, 2, 3, {{RegionId{4}, 5, 6}}})),
+              "04"
+              "01000000"
+              "07000000"
+              "0200000000000000"
+              "0300000000000000"
+              "0100"
+              "0400"
+              "0500000000000000"
+              "06000000");
+    EXPECT_EQ(
+        hex(encode(Fingerprints{VmId{1}, 8, 2, RegionId{3}, 4, true, {true, false}, {{}, {6, 7}}})),
+        "05"
+        "01000000"
+        "08000000"
+        "0200000000000000"
+        "0300"
+        "0400000000000000"
+        "02000000"
+        "01"
+        "01"
+        "0600000000000000"
+        "0700000000000000");
     EXPECT_EQ(hex(encode(Seal{VmId{1}, Epoch{2}, 3, 1, 4, Bytes(1, std::byte{0xaa})})),
               "08"
               "01000000"
@@ -96,6 +121,20 @@ TEST(Messages, GoldenBytes) {
 TEST(Messages, AnEchoHasABoundedFiller) {
     EXPECT_TRUE(decode(encode(Echo{1, false, Bytes(kEchoFillerMax)})).ok());
     EXPECT_FALSE(decode(encode(Echo{1, false, Bytes(kEchoFillerMax + 1)})).ok());
+}
+
+TEST(Messages, ARequestHasBoundedRanges) {
+    FingerprintsRequest most{VmId{7}, 0, 0, 1, {}};
+    most.ranges.resize(kRangesMax, {RegionId{63}, UINT64_MAX, UINT32_MAX});
+    const Bytes bytes = encode(most);
+    EXPECT_LE(bytes.size(), kMessageBytesMax);
+    EXPECT_TRUE(decode(bytes).ok());
+    Bytes more = bytes;  // one range more
+    ++reinterpret_cast<uint8_t&>(more[25]);
+    more.insert(more.end(), bytes.end() - 14, bytes.end());
+    EXPECT_FALSE(decode(more).ok());
+    EXPECT_FALSE(decode(encode(FingerprintsRequest{VmId{7}, 0, 0, 1, {{RegionId{0}, 0, 0}}})).ok());
+    EXPECT_TRUE(decode(encode(FingerprintsRequest{VmId{7}, 0, 0, 0, {}})).ok());
 }
 
 // Every truncation and every single-byte change gives a message or an error, never more than that.

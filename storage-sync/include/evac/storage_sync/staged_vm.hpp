@@ -60,8 +60,9 @@ struct StagedOptions {
     uint64_t delta_entries_max = kDeltaEntriesDefault;
     uint64_t undo_bytes_max = kUndoBytesDefault;
     uint32_t points_max = kPointsDefault;  // recovery points kept, the newest included; 1 = no undo
-    uint64_t nonce_seed =
-        0;  // random: a guest that knew it could forge log records inside a torn page
+    // Random: a guest that knew it could forge log records inside a torn page. Copies get their
+    // ids from it, too.
+    uint64_t nonce_seed = 0;
 };
 
 struct SealManifest {
@@ -143,7 +144,10 @@ class StagedVm {
         const = 0;  // oldest first; empty before the first seal
     // A newer version of the page is here: put() of this epoch would answer stale.
     virtual bool superseded(RegionId region, uint64_t page, Epoch epoch) const = 0;
-    virtual Epoch sealed_epoch() const = 0;               // 0 = none
+    virtual Epoch sealed_epoch() const = 0;  // 0 = none
+    // Names this copy: random, never 0, durable, another one after create() and restore_point().
+    // While it stays the same, what was sealed stays: sealed_epoch() never goes back.
+    virtual uint64_t copy_id() const = 0;
     virtual Result<Bytes> device_state(Epoch epoch) = 0;  // not_found: no such point
     // Rolls the region files back to an older point; the open delta (at once) and newer points are
     // forgotten. Resumed by open() when a crash interrupts it.

@@ -9,7 +9,8 @@
 //    |-- ENROL {regions, facts, argv} ------>|          control
 //    |<------ ENROL_RESULT {ok, epoch} ------|          control   away prepared files and tried the
 //    landing command
-//    |-- FINGERPRINTS_REQUEST -------------->|          control   after a session loss
+//    |-- FINGERPRINTS_REQUEST {ranges} ----->|          control   after a session loss: of what was
+//    in flight; all of it when the copy is another one
 //    |<------ FINGERPRINTS (parts) ----------|          disk
 //    |-- BATCH ... ------------------------->|          demand | disk | bulk
 //    |<------ BATCH_ACK, NAK ----------------|          control
@@ -39,7 +40,8 @@
 
 namespace evac::protocol {
 
-inline constexpr uint16_t kProtocolVersion = 2;  // 2: ECHO, BALLAST; deltas, shifts
+// 2: ECHO, BALLAST; deltas, shifts. 3: copies have ids, fingerprints of ranges.
+inline constexpr uint16_t kProtocolVersion = 3;
 inline constexpr size_t kMessageBytesMax = 256 * 1024;
 inline constexpr size_t kNameBytesMax = 255;
 inline constexpr size_t kReasonBytesMax = 4096;
@@ -47,6 +49,7 @@ inline constexpr size_t kFactsBytesMax = 64 * 1024;
 inline constexpr size_t kArgumentsMax = 512;
 inline constexpr size_t kArgumentBytesMax = 16 * 1024;
 inline constexpr size_t kFingerprintsMax = 8192;  // per message: at most 128 KiB + 1 KiB of bits
+inline constexpr size_t kRangesMax = 8192;        // of one request: at most 112 KiB
 inline constexpr size_t kNaksMax = 512;
 inline constexpr size_t kAcksMax = 1024;
 inline constexpr size_t kEchoFillerMax = 4096;
@@ -90,18 +93,33 @@ struct EnrolResult {
     int64_t point_unix_ms = 0;  // the instant of the recovery point `sealed`
 };
 
-// 0x04  vm:le32 after:le64
-struct FingerprintsRequest {
-    VmId vm{};
-    uint64_t after_batches =
-        0;  // answered when so many batches of this session have come: home sends none meanwhile
+struct FingerprintRange {
+    RegionId region{};
+    uint64_t first_page = 0;
+    uint32_t pages = 0;  // at least 1
+    bool operator==(const FingerprintRange&) const = default;
 };
 
-// 0x05  vm:le32 region:le16 first:le64 count:le32 last:u8 zero_bits:u8[(count+7)/8] (low:le64
-// high:le64)*
+// 0x04  vm:le32 request:le32 after:le64 copy:le64 count:le16 (region:le16 first:le64 pages:le32)*
+//       A copy with another id, or a range outside of it, is answered with all of the copy: what
+//       home believes is about another one. No range: one part without a page.
+struct FingerprintsRequest {
+    VmId vm{};
+    uint32_t request_id = 0;  // comes back in each part: those of an older request are not believed
+    uint64_t after_batches =
+        0;  // answered when so many batches of this session have come: home sends none meanwhile
+    uint64_t copy_id = 0;  // that home knows; 0: none
+    std::vector<FingerprintRange> ranges;
+};
+
+// 0x05  vm:le32 request:le32 copy:le64 region:le16 first:le64 count:le32 last:u8
+// zero_bits:u8[(count+7)/8]
+//       (low:le64 high:le64)*
 //       one fingerprint per page whose bit is clear; last = 1 in the very last part of the VM
 struct Fingerprints {
     VmId vm{};
+    uint32_t request_id = 0;
+    uint64_t copy_id = 0;  // of the copy that they are of
     RegionId region{};
     uint64_t first_page = 0;
     bool last = false;
