@@ -76,8 +76,10 @@ class Watcher:
         return self
 
     def stop(self) -> None:
+        """Also when it was never started, or stopped before."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):
@@ -262,8 +264,7 @@ class Fleet:
                 shutil.copy(source, target / "-".join(source.relative_to(self.root).parts))
 
     def close(self) -> None:
-        if self.watcher._thread.is_alive():
-            self.watcher.stop()
+        self.watcher.stop()
         if self._prover:
             self._prover.close()
         for site in (self.a, self.b):

@@ -7,6 +7,7 @@ it arrived or not, minus the dearest undisturbed round, stretched to the time be
 
     resent = (sent from the last seal to the kill) + (sent from the kill to the next seal)
              - max over rounds of bytes * max(1, time between the points / time of the round)
+             - what was sent from the last seal to the kill, at most one round: it may not have arrived
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class Ledger:
         elif now.epoch > self._resumed:
             sent = self._carried + now.sent - self._base
             allowed = self.allowed(now.point_s - self._before.point_s)
+            allowed += min(self._carried, self.allowed(0.0))
             self.again = Again(sent, allowed, now.at_s - self._began_s)
             self._before, self._seal = None, now
 

@@ -154,12 +154,12 @@ class SentAgain(unittest.TestCase):
         for side in ("home", "away"):
             again = self.kill(side, 60, 200).again
             assert again is not None
-            self.assertEqual((again.sent, again.allowed, again.resent), (260, 300, 0))
+            self.assertEqual((again.sent, again.allowed, again.resent), (260, 360, 0))
             self.assertEqual(again.took_s, 8.0)
 
     def test_a_resend_is_found_on_either_side_of_the_kill(self) -> None:
         for side in ("home", "away"):
-            for before, after in ((60, 1240), (1100, 200)):
+            for before, after in ((60, 1300), (1100, 300)):
                 again = self.kill(side, before, after).again
                 assert again is not None
                 self.assertEqual(again.resent, 1000)

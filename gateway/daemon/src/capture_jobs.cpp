@@ -287,15 +287,16 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name,
             prestage::ensure_running(*set.client, context.run_dir, context.clock, context.log));
     }
     if (before != Before::away_runs) remove_mark(mark);
+    // What a killed gateway left behind would hide a disk's node from the facts and the survey. Its
+    // bitmaps stay.
+    EVAC_TRY(storage_sync::recover_disks(*set.client, disk_options(context, name), context.log,
+                                         storage_sync::Leftovers::keep_tracking));
     auto facts =
         prestage::collect_facts(*set.client, {context.run_dir}, context.clock, context.log);
     EVAC_TRY(facts);
     out.facts = std::move(*facts);
     std::string reasons;
     for (const auto& refusal : prestage::refusals(out.facts)) append(reasons, refusal.reason);
-    // What a killed gateway left behind would hide a disk's node from the survey. Its bitmaps stay.
-    EVAC_TRY(storage_sync::recover_disks(*set.client, disk_options(context, name), context.log,
-                                         storage_sync::Leftovers::keep_tracking));
     auto survey = storage_sync::survey_disks(*set.client);
     EVAC_TRY(survey);
     for (const auto& refused : survey->refused)
