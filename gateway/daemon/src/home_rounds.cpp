@@ -255,9 +255,11 @@ void HomeService::remember_round(HomeVm& vm, const PassResult& result, const Rou
     entry.kind = run.kind;
     vm.history.add(entry);
     const bool refresh = run.kind == prestage::RoundKind::refresh;
-    if (vm.sealed_once()) (refresh ? vm.refresh_time : vm.seal_time).add(times.took_s);
     if (!refresh) vm.pause_time.add(entry.pause_ms / 1000);
-    vm.cpu_time.add(times.cpu_s);
+    if (vm.sealed_once()) {
+        (refresh ? vm.refresh_time : vm.seal_time).add(times.took_s);
+        vm.cpu_time.add(times.cpu_s);
+    }
     vm.dirty_model.add(entry.interval_s, entry.changed_mib);
     vm.dirty_terms =
         vm.dirty_model.fit(static_cast<double>(vm.total_bytes()) / static_cast<double>(kMiB));
