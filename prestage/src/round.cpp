@@ -25,11 +25,6 @@ constexpr int kCompletionMs = 30'000;  // from the end of the stream to `complet
 constexpr uint64_t kSelfResumeNs =
     100 * kNsPerMs;  // after the first page; then we say cont (newer QEMUs, see below)
 
-bool uses_mapping(RoundMethod method) {
-    return method == RoundMethod::mapped_refresh || method == RoundMethod::mapped_sealed ||
-           method == RoundMethod::mapped_stopped || method == RoundMethod::mapped_final;
-}
-
 bool uses_snapshot(RoundMethod method) {
     return method == RoundMethod::sealed_live || method == RoundMethod::mapped_sealed;
 }
@@ -365,6 +360,11 @@ class Round {
 };
 
 }  // namespace
+
+bool uses_mapping(RoundMethod method) {
+    return method == RoundMethod::mapped_refresh || method == RoundMethod::mapped_sealed ||
+           method == RoundMethod::mapped_stopped || method == RoundMethod::mapped_final;
+}
 
 const char* to_string(RoundMethod method) {
     switch (method) {

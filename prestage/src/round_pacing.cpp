@@ -213,6 +213,7 @@ NextRound RoundPacing::next(const std::vector<PacedVm>& vms, const PacingNow& no
     };
     NextRound out;
     out.ask_again_ns = in(kAskAgainMaxS);
+    if (vms.empty()) stretch_x_ = 0;
     if (running() >= limits_.rounds_at_once || vms.empty()) return out;
     if (credit_s_ <= 0) {
         out.ask_again_ns = in(-credit_s_ / share);

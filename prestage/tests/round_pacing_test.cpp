@@ -224,6 +224,8 @@ TEST(RoundPacing, MissesAreSharedByPriorityAndNobodyStarves) {
     EXPECT_LT(worst_high, worst_low / 2);
     EXPECT_LE(worst_low, worst_high * kShareRatioMax);
     EXPECT_LE(worst_low, host.pacing.stretch() * 1.2);  // bounded for everyone
+    host.pacing.next({}, {});
+    EXPECT_EQ(host.pacing.stretch(), 1);  // when all have moved away nothing is missed
 }
 
 TEST(RoundPacing, EqualGuestsOfAnOverloadedHostAgeAlike) {

@@ -107,7 +107,7 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
     // other VMs' rounds need to be complete. Waiting is harmless to its guest.
     bool must_leave_room(RegionId region) const {
         const auto& budget = context_.reducer.budget();
-        return request_.method == prestage::CaptureMethod::continuous && !request_.final_pass &&
+        return request_.method == prestage::CaptureMethod::continuous && !request_.is_final() &&
                raw(region) < set_.ram_regions && budget.used_pages() * 2 >= budget.budget_pages();
     }
 

@@ -202,7 +202,9 @@ bool HomeService::start_round(HomeVm& vm, prestage::RoundKind kind) {
         });
     if (!submitted) return false;
     vm.busy = true;
-    pacing_.started(vm.id, vm.cpu_time.typical());
+    // A continuous round is open for long and costs little: it is not one of those at once.
+    if (request.method != prestage::CaptureMethod::continuous)
+        pacing_.started(vm.id, vm.cpu_time.typical());
     return true;
 }
 
@@ -212,7 +214,9 @@ void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> re
     const uint64_t started_ns = run.started_ns;
     const bool refresh = run.kind == prestage::RoundKind::refresh;
     const double took_s = static_cast<double>(now_ns - started_ns) / 1e9;
-    const double cpu_s = run.cpu_s * (refresh ? 1 : kStreamCpuFactor);
+    // QEMU works beside us when it streams its memory.
+    const bool streamed = !result.ok() || !prestage::uses_mapping(result->round.method);
+    const double cpu_s = run.cpu_s * (refresh || !streamed ? 1 : kStreamCpuFactor);
     pacing_.finished(id, cpu_s);
     next_ask_ns_ = 0;
     HomeVm* vm = find(id);
@@ -267,9 +271,11 @@ void HomeService::remember_round(HomeVm& vm, const PassResult& result, const Rou
     entry.kind = run.kind;
     vm.history.add(entry);
     const bool refresh = run.kind == prestage::RoundKind::refresh;
-    if (vm.sealed_once()) (refresh ? vm.refresh_time : vm.seal_time).add(times.took_s);
     if (!refresh) vm.pause_time.add(entry.pause_ms / 1000);
-    vm.cpu_time.add(times.cpu_s);
+    if (vm.sealed_once()) {
+        (refresh ? vm.refresh_time : vm.seal_time).add(times.took_s);
+        vm.cpu_time.add(times.cpu_s);
+    }
     vm.dirty_model.add(entry.interval_s, entry.changed_mib);
     vm.dirty_terms =
         vm.dirty_model.fit(static_cast<double>(vm.total_bytes()) / static_cast<double>(kMiB));

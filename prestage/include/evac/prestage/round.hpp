@@ -92,6 +92,7 @@ enum class RoundMethod : uint8_t {
     precopy_live,
 };
 const char* to_string(RoundMethod method);
+bool uses_mapping(RoundMethod method);
 
 struct RoundOptions {
     RoundMethod method = RoundMethod::sealed_live;
