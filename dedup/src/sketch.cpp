@@ -206,7 +206,7 @@ Sketches::Match Sketches::find(const Location& self, const Hashes& hashes,
 }
 
 uint64_t Sketches::hash_piece(PageSpan page, size_t at) const {
-    return XXH3_64bits_withSeed(page.data() + at, kPieceBytes, seed_);
+    return hash_64(seed_, page.subspan(at, kPieceBytes));
 }
 
 // The page's piece that begins at `offset` + 512 * `piece` has this hash; the base that agrees with

@@ -352,34 +352,6 @@ bool resumes_by_itself(RoundMethod method) {
     return method == RoundMethod::sealed_live || method == RoundMethod::mapped_sealed;
 }
 
-RoundMethod round_method(const CaptureSet& set, bool can_seal_live, const PassRequest& request) {
-    const bool mapped = set.mapped != nullptr && request.method == CaptureMethod::mapped;
-    switch (request.kind) {
-        case PassKind::refresh:
-            return RoundMethod::mapped_refresh;
-        case PassKind::final_pass:
-            return mapped ? RoundMethod::mapped_final : RoundMethod::final_stopped;
-        case PassKind::seal:
-            break;
-    }
-    const bool too_long = mapped && set.mapped->whole_scan_ns() > kMappedPauseMaxNs;
-    if (mapped && !(too_long && can_seal_live))
-        return set.mapped_snapshot ? RoundMethod::mapped_sealed : RoundMethod::mapped_stopped;
-    if (request.method == CaptureMethod::continuous) return RoundMethod::precopy_live;
-    if (request.method == CaptureMethod::stopped) return RoundMethod::stopped_pass;
-    return can_seal_live ? RoundMethod::sealed_live : RoundMethod::stopped_pass;
-}
-
-// The choice above needs to know how long a scan takes. One that was somewhat too slow may have
-// been disturbed: it is measured again.
-bool must_measure(const CaptureSet& set, bool can_seal_live, const PassRequest& request) {
-    if (request.kind != PassKind::seal || request.method != CaptureMethod::mapped || !set.mapped ||
-        !can_seal_live)
-        return false;
-    const uint64_t scan_ns = set.mapped->whole_scan_ns();
-    return scan_ns == 0 || (scan_ns > kMappedPauseMaxNs && scan_ns < 4 * kMappedPauseMaxNs);
-}
-
 // One round of memory and, unless it is a refresh, of the disks at the same instant.
 Status capture(const JobContext& context, CaptureSet& set, RoundMethod method, LaneSink& sink,
                const PassRequest& request, PassResult& result) {
@@ -461,6 +433,28 @@ Result<Bytes> packed_state(prestage::DeviceState& captured) {
 
 }  // namespace
 
+RoundMethod pass_method(PassKind kind, const PassMeans& means) {
+    switch (kind) {
+        case PassKind::refresh:
+            return RoundMethod::mapped_refresh;
+        case PassKind::final_pass:
+            return means.mapped ? RoundMethod::mapped_final : RoundMethod::final_stopped;
+        case PassKind::seal:
+            break;
+    }
+    const bool too_long = means.whole_scan_ns > kMappedPauseMaxNs;
+    if (means.mapped && !(too_long && means.background_snapshot))
+        return means.mapped_snapshot ? RoundMethod::mapped_sealed : RoundMethod::mapped_stopped;
+    if (means.continuous) return RoundMethod::precopy_live;
+    return means.background_snapshot ? RoundMethod::sealed_live : RoundMethod::stopped_pass;
+}
+
+bool must_measure(PassKind kind, const PassMeans& means) {
+    if (kind != PassKind::seal || !means.mapped || !means.background_snapshot) return false;
+    return means.whole_scan_ns == 0 ||
+           (means.whole_scan_ns > kMappedPauseMaxNs && means.whole_scan_ns < 4 * kMappedPauseMaxNs);
+}
+
 Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live,
                             const PassRequest& request) {
     for (const auto& [region, page] : set.forget) {
@@ -478,16 +472,24 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     result.kind = request.kind;
     if (request.kind == PassKind::refresh && !set.mapped)
         return make_error(Errc::refused, "a refresh needs the VM's memory mapped");
-    if (round_method(set, can_seal_live, request) == RoundMethod::precopy_live)
-        EVAC_TRY(check_kvm(*set.client));
     LaneSink sink(context, set, request);
+    // What was not chosen is not used, though it may be there.
+    PassMeans means;
+    means.background_snapshot = can_seal_live && request.method != CaptureMethod::stopped;
+    means.continuous = request.method == CaptureMethod::continuous;
+    means.mapped = set.mapped != nullptr && request.method == CaptureMethod::mapped;
+    means.mapped_snapshot = set.mapped_snapshot;
+    means.whole_scan_ns = means.mapped ? set.mapped->whole_scan_ns() : 0;
+    if (pass_method(request.kind, means) == RoundMethod::precopy_live)
+        EVAC_TRY(check_kvm(*set.client));
     bool full = false;
-    if (must_measure(set, can_seal_live, request)) {
+    if (must_measure(request.kind, means)) {
         EVAC_TRY(capture(context, set, RoundMethod::mapped_refresh, sink, request, result));
         full = result.round.pages_dropped != 0;  // no room for a recovery point either
+        means.whole_scan_ns = set.mapped->whole_scan_ns();
     }
     if (!full) {
-        const RoundMethod method = round_method(set, can_seal_live, request);
+        const RoundMethod method = pass_method(request.kind, means);
         const uint64_t changed = result.round.pages_changed;
         EVAC_TRY(capture(context, set, method, sink, request, result));
         result.round.pages_changed += changed;

@@ -64,6 +64,18 @@ struct PassRequest {
 // would stop it for longer than this: it is sealed by a background snapshot, where QEMU allows
 // that.
 inline constexpr uint64_t kMappedPauseMaxNs = 100 * kNsPerMs;
+struct PassMeans {
+    bool background_snapshot = false;  // of all RAM
+    bool mapped = false;
+    bool mapped_snapshot = false;
+    uint64_t whole_scan_ns = 0;  // measured; 0 = not yet
+    bool continuous = false;     // the method of choice, then without the mapping
+};
+prestage::RoundMethod pass_method(PassKind kind, const PassMeans& means);
+// Whether a refresh has to go ahead of this pass to measure what pass_method needs to know. A scan
+// that was somewhat too slow may have been disturbed: it is measured again.
+bool must_measure(PassKind kind, const PassMeans& means);
+
 // Errors: refused (a refresh of a VM whose memory is not mapped), and what the round says. Not
 // while a seal of this VM waits for its answer, unless it is the final pass.
 Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live,

@@ -334,7 +334,10 @@ void IngestStage::handle(to_ingest::Rekey& c) {
     seed_ = hasher->fingerprint_seed();
     expander_->rekey(std::move(*hasher));
     // Lists of the old session: home asks again in the next one.
-    for (auto& [id, vm] : vms_) vm->printing = false;
+    for (auto& [id, vm] : vms_) {
+        vm->asked.reset();
+        vm->prints.clear();
+    }
 }
 
 IngestStage::Vm* IngestStage::find(VmId id) {

@@ -203,8 +203,7 @@ class Stage {
         item.page = page;
         item.epoch = Epoch{1};
         item.fingerprint = fingerprinter(content);
-        item.content = std::make_unique<Page>(content);
-        ASSERT_TRUE(stage->push(0, std::move(item), true));
+        ASSERT_TRUE(stage->push(0, std::move(item), true, ByteSpan(content)));
     }
     // All that was pushed has gone out, and away holds it.
     void settle() {
