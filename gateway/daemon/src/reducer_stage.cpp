@@ -23,6 +23,10 @@ constexpr uint64_t kStatsNs = kNsPerSecond;
 constexpr double kBucketSeconds = 0.1;
 constexpr size_t kBallastBytes = 64 * 1024;
 
+uint64_t pages_of(const prestage::RegionInfo& region) {
+    return (region.size_bytes + kPageBytes - 1) / kPageBytes;
+}
+
 wan::Class class_of_lane(uint8_t lane) {
     return static_cast<wan::Class>(lane);
 }
@@ -206,7 +210,7 @@ void ReducerStage::handle(to_reducer::AddVm& c) {
     vm.regions = std::move(c.regions);
     vm.queue = std::make_unique<prestage::DirtyQueue>(pool_, vm.regions, vm.flow->account);
     for (size_t i = 0; i < vm.regions.size(); ++i) {
-        const uint64_t pages = (vm.regions[i].size_bytes + kPageBytes - 1) / kPageBytes;
+        const uint64_t pages = pages_of(vm.regions[i]);
         const auto set = reducer_->set_region(c.vm, RegionId{static_cast<uint16_t>(i)},
                                               vm.regions[i].kind, pages);
         if (!set.ok()) log_.warning("dedup tags: " + set.error().message());
@@ -257,7 +261,9 @@ void ReducerStage::handle(to_reducer::Naks& c) {
     bool lost = false;
     for (const auto& page : c.pages) {
         const PageKey key{c.vm, page.region, page.page};
-        if (raw(page.region) >= vm.regions.size()) continue;
+        if (raw(page.region) >= vm.regions.size() ||
+            page.page >= pages_of(vm.regions[raw(page.region)]))
+            continue;  // the numbers are the peer's
         const bool is_disk = vm.regions[raw(page.region)].kind == RegionKind::disk;
         const wan::Class cls = vm.final_mode ? wan::Class::demand
                                : is_disk     ? wan::Class::disk

@@ -2,6 +2,7 @@
 // stream to the transport, once both have run for a while. Replaces operator new for the whole
 // program and counts per thread; OpenSSL's own malloc (112 bytes per SHA-256) is not seen.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -246,6 +247,9 @@ TEST(Lane, NoAllocationForAPageInSteadyState) {
     // The message, which the transport keeps, and a twelfth of a block of its queue. When a run
     // goes beyond what was ever in flight, lists grow once more.
     EXPECT_LE(reducer, sent + sent / 4 + 64);
+    // The counts are published about once a second.
+    constexpr auto kLiteral = static_cast<size_t>(dedup::Rung::literal);
+    for (int i = 0; i < 100 && home.flow->rung_pages[kLiteral] == 0; ++i) ::usleep(100'000);
     for (const auto rung : {dedup::Rung::zero, dedup::Rung::reference_same_vm,
                             dedup::Rung::delta_previous, dedup::Rung::literal}) {
         EXPECT_GT(home.flow->rung_pages[static_cast<size_t>(rung)], 1000u)
