@@ -26,7 +26,7 @@ IndexTable::IndexTable(size_t bytes) {
 }
 
 void IndexTable::clear() {
-    for (size_t i = 0; i < buckets_.size(); ++i) buckets_[i] = Bucket{};
+    buckets_.reset();
     entries_ = 0;
 }
 

@@ -35,6 +35,10 @@ class LazyArray {
         if (data_ != nullptr) ::munmap(data_, size_ * sizeof(T));
     }
 
+    // All zero again, and without memory until it is used.
+    void reset() {
+        if (data_ != nullptr) ::madvise(data_, size_ * sizeof(T), MADV_DONTNEED);
+    }
     size_t size() const { return size_; }
     T& operator[](size_t i) { return data_[i]; }
     const T& operator[](size_t i) const { return data_[i]; }

@@ -273,6 +273,12 @@ std::optional<CapturedPage> DirtyQueue::take() {
     free_entries_.push_back(at);
     --size_;
     pool_.budget().release(1, account_);
+    // A first copy is not what usually waits: its lists are given back.
+    if (size_ == 0 && entries_.size() > kKeptEntries) {
+        std::vector<Entry>().swap(entries_);
+        std::vector<uint32_t>().swap(free_entries_);
+        map_.reset();
+    }
     return out;
 }
 

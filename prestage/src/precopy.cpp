@@ -99,6 +99,8 @@ class Precopy {
         if (!back.ok()) {
             error.context +=
                 "; AND THE GUEST COULD NOT BE BROUGHT BACK TO RUNNING: " + back.error().message();
+        } else if (paused_by_other_ && options_.on_left_stopped) {
+            options_.on_left_stopped();
         }
         return error;
     }

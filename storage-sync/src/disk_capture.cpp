@@ -76,7 +76,7 @@ class Capture final : public DiskCapture {
     uint64_t overlay_bytes() const override;
     Status release_view() override;
     Status finish_point(PointEnd end) override;
-    void request_full_compare() override;
+    bool request_full_compare() override;
     void reread(size_t disk, uint64_t first, uint64_t count) override;
     bool first_sync_done() const override;
     const std::vector<DiskInfo>& disks() const override { return disks_; }
@@ -200,6 +200,8 @@ Result<bool> Capture::adopt() {
     view_open_ = false;
     server_started_ = false;
     phase_ = Phase::tracking;
+    if (full_asked_in_point_ && !request_full_compare())  // asked for while idle
+        return make_error(Errc::io, "that all of the disks are to be compared cannot be marked");
     log_.info("disk capture '" + options_.tag + "': goes on with the tracking it found" +
               (found->has_old ? ", a point was cut off" : ""));
     return true;
@@ -465,22 +467,23 @@ Status Capture::finish_point(PointEnd end) {
     return {};
 }
 
-void Capture::request_full_compare() {
+bool Capture::request_full_compare() {
     full_asked_in_point_ = true;
     if (phase_ != Phase::begun && phase_ != Phase::read) {
         for (DiskState& state : states_) state.cursor_page = 0;
     }
-    if (phase_ == Phase::idle || phase_ == Phase::broken) return;  // no mark, or none that counts
+    if (phase_ == Phase::idle || phase_ == Phase::broken) return false;  // see adopt()
     Json actions = Json::array();
     for (size_t i = 0; i < disks_.size(); ++i) replace_mark(i, 0, actions);
-    if (actions.empty()) return;
+    if (actions.empty()) return true;
     const Status marked = note(transact(std::move(actions)));
     if (!marked.ok()) {
         phase_ = Phase::broken;  // an old mark would let the next gateway skip the compare
         log_.warning("disk capture '" + options_.tag + "': " + marked.error().message());
-        return;
+        return false;
     }
     for (DiskState& state : states_) state.marked_page = 0;
+    return true;
 }
 
 void Capture::reread(size_t disk, uint64_t first, uint64_t count) {

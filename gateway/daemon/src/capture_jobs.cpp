@@ -24,6 +24,9 @@ class LaneSink final : public prestage::PageSink, public storage_sync::BlockSink
   public:
     LaneSink(const JobContext& context, CaptureSet& set, const PassRequest& request)
         : context_(context), set_(set), request_(request) {}
+    ~LaneSink() override { context_.reducer.wait_taken(request_.lane); }
+    LaneSink(const LaneSink&) = delete;
+    LaneSink& operator=(const LaneSink&) = delete;
 
     bool page(const prestage::CapturedPage& page) override {
         if (must_leave_room(page.region) || !reserve()) return false;
@@ -196,9 +199,9 @@ Status make_capture(const JobContext& context, const std::string& name, Examined
     return {};
 }
 
-// Adopted tracking says what was written since the last finished point. What was captured before and
-// did not arrive is the catalogue's to know: the synchronisation before the first round has it read
-// again, or all of the disk compared when the catalogue is not of away's copy (home_sync.cpp).
+// Adopted tracking says what was written since the last finished point. What was captured before
+// and did not arrive is the catalogue's to know: the synchronisation before the first round has it
+// read again, or all of the disk compared when the catalogue is not of away's copy (home_sync.cpp).
 Status track_disks(CaptureSet& set) {
     auto adopted = set.disks->adopt();
     EVAC_TRY(adopted);
@@ -297,6 +300,10 @@ Result<Examined> examine_vm(const JobContext& context, const std::string& name,
     out.facts = std::move(*facts);
     std::string reasons;
     for (const auto& refusal : prestage::refusals(out.facts)) append(reasons, refusal.reason);
+    try_mapping(context, name, out);
+    const auto choice =
+        prestage::choose_method({out.facts, out.mapping_refused, context.wanted, false});
+    if (!choice.ok()) append(reasons, choice.error().context);
     auto survey = storage_sync::survey_disks(*set.client);
     EVAC_TRY(survey);
     for (const auto& refused : survey->refused)
@@ -382,6 +389,8 @@ Status capture(const JobContext& context, CaptureSet& set, RoundMethod method, L
     options.guard = context.guard;
     options.method = method;
     options.mapped = set.mapped.get();
+    const std::string mark = round_mark(context.home_dir, request.tag);
+    options.on_left_stopped = [&mark] { remove_mark(mark); };
     const bool continuous = method == RoundMethod::precopy_live;
     if (continuous) {
         options.epochs = request.epochs;
@@ -391,7 +400,6 @@ Status capture(const JobContext& context, CaptureSet& set, RoundMethod method, L
         options.seal_now = &set.seal_now;
         set.seal_now = false;
     }
-    const std::string mark = round_mark(context.home_dir, request.tag);
     options.on_stopped = [&]() -> Status {
         result.point_unix_ms = context.clock.wall_unix_ms();
         // From now on a guest in `postmigrate` is one that we have left so.
@@ -458,6 +466,9 @@ bool must_measure(PassKind kind, const PassMeans& means) {
 Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can_seal_live,
                             const PassRequest& request) {
     for (const auto& [region, page] : set.forget) {
+        if (raw(region) >= set.catalogue->regions().size() ||
+            page >= set.catalogue->page_count(region))
+            continue;
         set.catalogue->set_unknown(region, page);
         if (raw(region) >= set.ram_regions) read_again(set, {region, page, 1});
     }
@@ -476,22 +487,30 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
     // What was not chosen is not used, though it may be there.
     PassMeans means;
     means.background_snapshot = can_seal_live && request.method != CaptureMethod::stopped;
-    means.continuous = request.method == CaptureMethod::continuous;
+    // A disk that was never read through is not read while its guest stands.
+    const bool disks_known = !set.disks || (set.disks_ready && set.disks->first_sync_done());
+    means.continuous = request.method == CaptureMethod::continuous && disks_known;
     means.mapped = set.mapped != nullptr && request.method == CaptureMethod::mapped;
     means.mapped_snapshot = set.mapped_snapshot;
+    if (request.kind == PassKind::seal && !means.mapped_snapshot && means.background_snapshot &&
+        !disks_known)
+        means.mapped = false;
     means.whole_scan_ns = means.mapped ? set.mapped->whole_scan_ns() : 0;
     if (pass_method(request.kind, means) == RoundMethod::precopy_live)
         EVAC_TRY(check_kvm(*set.client));
+    // Away tells versions of a page apart by their epoch.
+    PassRequest sealing = request;
     bool full = false;
     if (must_measure(request.kind, means)) {
         EVAC_TRY(capture(context, set, RoundMethod::mapped_refresh, sink, request, result));
         full = result.round.pages_dropped != 0;  // no room for a recovery point either
+        sealing.epoch = Epoch{raw(request.epoch) + 1};
         means.whole_scan_ns = set.mapped->whole_scan_ns();
     }
     if (!full) {
         const RoundMethod method = pass_method(request.kind, means);
         const uint64_t changed = result.round.pages_changed;
-        EVAC_TRY(capture(context, set, method, sink, request, result));
+        EVAC_TRY(capture(context, set, method, sink, sealing, result));
         result.round.pages_changed += changed;
     }
     result.disk_pages_changed = sink.disk_pages_changed();
@@ -519,8 +538,7 @@ Result<PassResult> run_pass(const JobContext& context, CaptureSet& set, bool can
 }
 
 void read_again(CaptureSet& set, const prestage::PageRange& range) {
-    if (set.disks)
-        set.disks->reread(raw(range.region) - set.ram_regions, range.first, range.count);
+    if (set.disks) set.disks->reread(raw(range.region) - set.ram_regions, range.first, range.count);
 }
 
 Status stop_guest(CaptureSet& set) {

@@ -43,7 +43,7 @@ struct PrestageConfig {
     double interval_s = 5;  // a VM's rounds start at least this far apart
     double rpo_target_s =
         30;  // a VM whose newest recovery point is older is "behind", not "protected"
-    double cpu_share = 0.5;    // of one core, for all rounds of this host together
+    double cpu_share = 0.5;  // of one core, for all rounds of this host together
     uint64_t rounds_at_once = 1;
     double ceiling_mbit = 0;   // prestaging on the WAN; 0 = no ceiling of its own
     bool scavenge = true;      // prestaging yields the line to other traffic

@@ -19,7 +19,6 @@ double live_s(double rpo_target_s) {
 
 }  // namespace
 
-
 // What is impossible was refused by the examination; after a reattachment in a handover it is not
 // asked again, and the method of before stays.
 void HomeService::choose_method(HomeVm& vm) {
@@ -65,12 +64,18 @@ void HomeService::set_method(PassRequest& request, HomeVm& vm) {
             return entry.second.get() != &vm && entry.second->busy &&
                    entry.second->choice.method == CaptureMethod::continuous;
         });
-        if (another || ports_.workers.idle() < 2 || evacuating_) {
+        if (another || vm.failures != 0 || ports_.workers.idle() < 2 || evacuating_) {
             request.method = vm.examined.facts.background_snapshot ? CaptureMethod::sealed
                                                                    : CaptureMethod::stopped;
         }
     }
     request.epoch = next_epoch(vm);
+    if (request.method == CaptureMethod::mapped) {
+        // Its scans may bring a page three times (to measure, live, stopped), each in an epoch of
+        // its own.
+        next_epoch(vm);
+        next_epoch(vm);
+    }
     if (request.method != CaptureMethod::continuous) return;
     request.epochs = prestage::kPrecopyEpochs;
     request.live_limit_ms = static_cast<int>(live_s(rpo_target_s(vm)) * 1000);

@@ -47,6 +47,12 @@ void HomeService::tick() {
                                ": the peer does not answer a seal; synchronising again");
             begin_sync(*vm);
         }
+        if (vm->phase == VmPhase::syncing && !vm->busy && ports_.link.up() &&
+            now_ns - vm->sync_heard_ns > kSealPatienceNs) {
+            ports_.log.warning("vm " + vm->name + ": the peer does not tell what it has; again");
+            ++vm->generation;
+            offer(*vm);
+        }
     }
     for (auto& [id, vm] : vms_) {
         look_at_heat(*vm, now_ns);
@@ -229,7 +235,12 @@ void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> re
         run_next(id);
         return;
     }
+    if (vm->examined.mapping_refused.empty() && !vm->examined.capture->mapped) {
+        vm->examined.mapping_refused = "its mapped memory was lost";
+        choose_method(*vm);
+    }
     if (!result.ok()) {
+        vm->last_incomplete = false;  // not at once again
         vm->detail = result.error().message();
         if (result.error().code != Errc::cancelled) {
             ports_.log.warning("vm " + vm->name + ": round failed: " + vm->detail);
@@ -242,12 +253,13 @@ void HomeService::round_done(VmId id, uint32_t generation, Result<PassResult> re
     }
     vm->failures = 0;
     vm->last_incomplete = result->cut_short();
-    if (vm->examined.mapping_refused.empty() && !vm->examined.capture->mapped) {
-        vm->examined.mapping_refused = "its mapped memory was lost";
-        choose_method(*vm);
-    }
     vm->detail.clear();
     remember_round(*vm, *result, run, {interval_s, took_s, cpu_s});
+    if (vm->lost_in_pass) {  // its point can not be completed, and away would not say so
+        begin_sync(*vm);
+        run_next(id);
+        return;
+    }
     if (!refresh && result->complete) {
         vm->last_point_ns = started_ns;
         vm->awaiting = result->round.epoch;
@@ -276,7 +288,16 @@ void HomeService::remember_round(HomeVm& vm, const PassResult& result, const Rou
         (refresh ? vm.refresh_time : vm.seal_time).add(times.took_s);
         vm.cpu_time.add(times.cpu_s);
     }
-    vm.dirty_model.add(entry.interval_s, entry.changed_mib);
+    // A refresh brings no disks: what they wrote since the last seal is spread over that time.
+    const double disk_mib =
+        static_cast<double>(result.disk_pages_changed * kPageBytes) / static_cast<double>(kMiB);
+    if (!refresh) {
+        const double since_s = age_s(run.started_ns, vm.last_seal_start_ns);
+        if (since_s > 0) vm.disk_rate_mib_s = disk_mib / since_s;
+        vm.last_seal_start_ns = run.started_ns;
+    }
+    vm.dirty_model.add(entry.interval_s,
+                       entry.changed_mib - disk_mib + vm.disk_rate_mib_s * entry.interval_s);
     vm.dirty_terms =
         vm.dirty_model.fit(static_cast<double>(vm.total_bytes()) / static_cast<double>(kMiB));
 }

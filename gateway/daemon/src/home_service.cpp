@@ -388,6 +388,9 @@ void HomeService::on_enrol_result(const protocol::EnrolResult& m) {
         return;
     }
     vm->refused_wait_ns = 0;
+    constexpr uint32_t kEpochsLeftMin = 1U << 20;
+    if (raw(m.newest) > UINT32_MAX - kEpochsLeftMin || raw(m.sealed) > raw(m.newest))
+        return lose_vm(*vm, "the peer's epochs are not plausible");
     vm->sealed = m.sealed;
     vm->sealed_point_unix_ms = m.point_unix_ms;
     vm->epoch = std::max(vm->epoch, raw(m.newest));
@@ -407,10 +410,12 @@ void HomeService::on_reducer_event(const from_reducer::Event& event) {
         if (vm == nullptr || !vm->examined.capture) return;
         const auto capture = vm->examined.capture;
         with_capture(*vm, [capture, lost = *lost](CaptureSet& set, size_t) -> Completion {
-            set.forget.emplace_back(lost.region, lost.page);
+            // Of another set, made since, the regions may be others.
+            if (&set == capture.get()) set.forget.emplace_back(lost.region, lost.page);
             return {};
         });
         vm->awaiting = Epoch{};
+        vm->lost_in_pass = vm->busy;
     } else if (const auto* sent = std::get_if<from_reducer::SealSent>(&event)) {
         HomeVm* vm = find(sent->vm);
         if (vm != nullptr && vm->awaiting == sent->epoch) vm->seal_sent = true;

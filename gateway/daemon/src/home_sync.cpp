@@ -55,7 +55,8 @@ Result<uint64_t> apply_part(CaptureSet& set, const protocol::Fingerprints& part,
     if (part.copy_id != set.sync_copy) {
         // Another copy than the catalogue's: away tells all of it.
         if (catalogue.copy_id() != 0) catalogue.set_all_unknown();
-        if (set.disks) set.disks->request_full_compare();
+        set.compare_marked = !set.disks || set.disks->request_full_compare();
+        set.copy_replaced = set.sync_copy != 0;
         set.sync_copy = part.copy_id;
         set.sync_all = true;
     }
@@ -70,7 +71,10 @@ Result<uint64_t> apply_part(CaptureSet& set, const protocol::Fingerprints& part,
         changed += range.count;
         read_again(set, range);
     }
-    if (part.last) catalogue.adopt_copy(set.sync_copy, sealed);
+    // A compare that QEMU does not know of would be forgotten with this process: then the next one
+    // has to ask for all again.
+    if (part.last && (!set.sync_all || set.compare_marked))
+        catalogue.adopt_copy(set.sync_copy, set.copy_replaced ? Epoch{} : sealed);
     return changed;
 }
 
@@ -80,6 +84,8 @@ void HomeService::begin_sync(HomeVm& vm) {
     vm.phase = VmPhase::syncing;
     ++vm.generation;
     vm.awaiting = Epoch{};
+    vm.lost_in_pass = false;
+    vm.sync_heard_ns = ports_.clock.now_ns();
     ports_.reducer.command(to_reducer::ResetVm{vm.id, vm.generation});
     // VmReset comes back with the number of batches sent; then the request goes out.
 }
@@ -105,6 +111,8 @@ void HomeService::ask_fingerprints(HomeVm& vm, uint64_t batches) {
             }
             set.sync_copy = request->copy_id;
             set.sync_all = request->copy_id == 0;
+            set.copy_replaced = false;
+            set.compare_marked = true;
             return [this, id, generation, request] {
                 HomeVm* found = find(id);
                 if (found == nullptr || found->generation != generation) return;
@@ -119,6 +127,7 @@ void HomeService::on_fingerprints(protocol::Fingerprints&& m) {
     HomeVm* vm = find(m.vm);
     if (vm == nullptr || vm->phase != VmPhase::syncing || !vm->examined.capture) return;
     if (m.request_id != vm->generation || raw(m.region) >= vm->regions().size()) return;
+    vm->sync_heard_ns = ports_.clock.now_ns();
     const Fingerprint zero = vm->examined.capture->catalogue->zero_fingerprint();
     vm->sync.pages += m.values.size();
     for (size_t i = 0; i < m.values.size(); ++i) {
@@ -135,7 +144,8 @@ void HomeService::on_fingerprints(protocol::Fingerprints&& m) {
         *vm,
         [this, id, generation, part, sealed = vm->sealed](CaptureSet& set, size_t) -> Completion {
             auto applied = std::make_shared<Result<uint64_t>>(apply_part(set, *part, sealed));
-            return [this, id, generation, part, applied, all = set.sync_all] {
+            return [this, id, generation, part, applied, all = set.sync_all,
+                    replaced = set.copy_replaced] {
                 HomeVm* found = find(id);
                 if (found == nullptr || found->generation != generation) return;
                 if (!applied->ok()) {
@@ -143,6 +153,10 @@ void HomeService::on_fingerprints(protocol::Fingerprints&& m) {
                                                applied->error().message());
                 }
                 found->sync.all = all;
+                if (replaced) {  // with it its recovery points
+                    found->sealed = Epoch{};
+                    found->sealed_point_unix_ms = 0;
+                }
                 found->sync.changed += **applied;
                 if (part->last) send_tags(*found, {id, RegionId{}, 0, {}, generation});
             };
@@ -152,6 +166,7 @@ void HomeService::on_fingerprints(protocol::Fingerprints&& m) {
 void HomeService::load_tags(VmId id, uint32_t generation) {
     HomeVm* vm = find(id);
     if (vm == nullptr || vm->phase != VmPhase::syncing || vm->generation != generation) return;
+    vm->sync_heard_ns = ports_.clock.now_ns();
     send_tags(*vm, {id, vm->tags_region, vm->tags_page, {}, generation});
 }
 

@@ -52,6 +52,8 @@ struct CaptureSet {
     // Synchronising: of which copy, and whether all of it is told.
     uint64_t sync_copy = 0;
     bool sync_all = false;
+    bool copy_replaced = false;  // away has staged anew what it had
+    bool compare_marked = true;  // in QEMU: survives this process
 };
 
 struct Examined {
@@ -138,13 +140,17 @@ struct HomeVm {
     uint64_t refused_wait_ns = 0;  // grows while it is refused here
     uint64_t retry_ns = 0;         // offline: not before
 
-    uint64_t last_start_ns = 0;  // of a pass
-    uint64_t last_point_ns = 0;  // guest time of the newest captured pass
+    uint64_t last_start_ns = 0;       // of a pass
+    uint64_t last_seal_start_ns = 0;  // of a pass that took the disks, too
+    double disk_rate_mib_s = 0;       // written to its disks between the last two of those
+    uint64_t last_point_ns = 0;       // guest time of the newest captured pass
     bool last_incomplete = false;
     Epoch awaiting{};  // a complete pass whose seal is not answered
     uint64_t awaiting_since_ns = 0;
     int64_t awaiting_point_unix_ms = 0;
     bool seal_sent = false;
+    bool lost_in_pass = false;   // a page of the pass under way
+    uint64_t sync_heard_ns = 0;  // synchronising: of the peer or the reducer
     Epoch sealed{};
     int64_t sealed_point_unix_ms = 0;
     uint32_t failures = 0;  // passes in a row

@@ -21,6 +21,15 @@ struct PageKeyHash {
     size_t operator()(const PageKey& key) const { return std::hash<PageKey>()(key); }
 };
 
+bool same_regions(const storage_sync::StagedSpec& a, const storage_sync::StagedSpec& b) {
+    return a.vm == b.vm && a.regions.size() == b.regions.size() &&
+           std::equal(a.regions.begin(), a.regions.end(), b.regions.begin(),
+                      [](const auto& x, const auto& y) {
+                          return x.kind == y.kind && x.name == y.name &&
+                                 x.size_bytes == y.size_bytes;
+                      });
+}
+
 uint64_t random_seed() {
     std::random_device device;
     return (uint64_t{device()} << 32) | device();
@@ -192,15 +201,7 @@ Status IngestStage::open_staged(const to_ingest::Open& c, Vm& vm) {
     options.nonce_seed = random_seed();
     auto& files = storage_sync::posix_files();
     auto opened = storage_sync::StagedVm::open(files, c.dir, options);
-    const auto same_regions = [&c](const storage_sync::StagedSpec& spec) {
-        return spec.vm == c.spec.vm && spec.regions.size() == c.spec.regions.size() &&
-               std::equal(spec.regions.begin(), spec.regions.end(), c.spec.regions.begin(),
-                          [](const auto& a, const auto& b) {
-                              return a.kind == b.kind && a.name == b.name &&
-                                     a.size_bytes == b.size_bytes;
-                          });
-    };
-    if (opened.ok() && same_regions((*opened)->spec())) {
+    if (opened.ok() && same_regions((*opened)->spec(), c.spec)) {
         vm.staged = std::move(*opened);
         return {};
     }
@@ -230,6 +231,9 @@ void IngestStage::handle(to_ingest::Open& c) {
     Status status;
     slot->dir = c.dir;
     slot->ram_dir = c.ram_dir;
+    // It came back with other memory or disks: what is staged is of no use.
+    if (slot->staged && !slot->staged->landed() && !same_regions(slot->staged->spec(), c.spec))
+        slot->staged.reset();
     if (!slot->staged) status = open_staged(c, *slot);
     from_ingest::Opened event;
     event.vm = c.vm;

@@ -40,8 +40,12 @@ planner::Inventory App::inventory() const {
         input.dirty = scales(vm->dirty_terms);
         const double queued_mib =
             static_cast<double>(vm->flow->queued_bytes) / static_cast<double>(kMiB);
+        // A refresh makes the copy fresher, too, unless it was cut short.
+        const uint64_t fresh_ns = vm->last_incomplete
+                                      ? vm->last_point_ns
+                                      : std::max(vm->last_point_ns, vm->last_start_ns);
         const double since_s =
-            vm->last_point_ns == 0 ? 0 : static_cast<double>(now_ns - vm->last_point_ns) / 1e9;
+            vm->last_point_ns == 0 ? 0 : static_cast<double>(now_ns - fresh_ns) / 1e9;
         input.unstaged_mib = queued_mib + prestage::dirty_mib(vm->dirty_terms, since_s);
         if (!vm->sealed_once()) input.unstaged_mib = std::max(input.unstaged_mib, input.memory_mib);
         const double raw_bytes = static_cast<double>(vm->flow->raw_bytes);

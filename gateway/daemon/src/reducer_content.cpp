@@ -3,7 +3,7 @@
 //
 // After a synchronisation, or a change of the secret, away has pages of which index and sketches
 // know nothing (sketches are in memory only; the index may be lost or of another secret). A pass
-// over the disks at home, and over mapped memory, learns them: in idle turns, within HomeContent's
+// over the disks at home learns them: in idle turns, within HomeContent's
 // share of the time, and never while something is urgent. Pages that were sketched already cost a
 // look each, so a pass after a lost session is short.
 #include "cpu_time.hpp"
@@ -49,7 +49,7 @@ void ReducerStage::reindex_soon() {
 }
 
 bool ReducerStage::reindex_some() {
-    content_.set_urgent(urgent_ || final_waiting_.load(std::memory_order_relaxed) != 0);
+    content_.set_urgent(urgent());
     uint64_t now_ns = clock_.now_ns();
     if (reindex_due_ && !reindexing_ && now_ns >= reindex_after_ns_) {
         reducer_->begin_reindex();

@@ -106,6 +106,7 @@ const dedup::ReducerStats& ReducerStage::stats() {
 }
 
 bool ReducerStage::push(size_t lane, CapturedItem&& item, bool may_wait_long, ByteSpan content) {
+    EVAC_ASSERT(item.end || item.is_zero ? content.empty() : content.size() == kPageBytes);
     Lane& ring = *lanes_[lane];
     LaneSlot* slot = ring.claim();
     if (slot == nullptr) {
@@ -124,6 +125,12 @@ bool ReducerStage::push(size_t lane, CapturedItem&& item, bool may_wait_long, By
     return true;
 }
 
+void ReducerStage::wait_taken(size_t lane) {
+    const uint64_t deadline_ns = clock_.now_ns() + kPushWaitLongNs;
+    wake_.signal();
+    while (!lanes_[lane]->empty_approx() && clock_.now_ns() < deadline_ns) ::usleep(100);
+}
+
 bool ReducerStage::push_message(Bytes&& message) {
     const bool pushed = messages_.try_push(std::move(message));
     wake_.signal();
@@ -134,7 +141,9 @@ bool ReducerStage::push_message(Bytes&& message) {
 
 void ReducerStage::run(std::stop_token stop) {
     while (!stop.stop_requested()) {
-        bool worked = handle_commands();
+        pump_events();
+        // None is lost: while control does not take them no command makes more.
+        bool worked = events_waiting_.empty() && handle_commands();
         worked = drain_lanes() || worked;
         worked = flush_outgoing() || worked;
         worked = forward_messages() || worked;
@@ -371,6 +380,7 @@ bool ReducerStage::ceiling_reached() {
 }
 
 void ReducerStage::charge(Vm& vm, uint64_t bytes) {
+    if (vm.final_mode) return;  // goes before all turns, and is owed for none
     turns_.charge(vm.turn, bytes, vm.flow->weight.load(std::memory_order_relaxed));
 }
 
@@ -390,6 +400,8 @@ ReducerStage::Vm* ReducerStage::next_vm(VmId& id) {
     }
     final_waiting_ = final_bytes + transport_.queued_bytes(wan::Class::demand);
     if (best != nullptr) return class_blocked(wan::Class::demand) ? nullptr : best;
+    // One whose turn would do nothing must not have it: the others would wait for the line with it.
+    const bool idle = line_idle();
     if (class_blocked(wan::Class::disk) || class_blocked(wan::Class::bulk) || ceiling_reached())
         return nullptr;
     auto at = vms_.upper_bound(cursor_);
@@ -397,7 +409,9 @@ ReducerStage::Vm* ReducerStage::next_vm(VmId& id) {
         if (at == vms_.end()) at = vms_.begin();
         Vm& vm = at->second;
         if (!vm.active || vm.final_mode || vm.sent_seal) continue;
-        if (vm.queue->empty() && !vm.obligation && reducer_->open_pages(at->first) == 0) continue;
+        const bool may_seal = vm.obligation && !(vm.obligation->final_pass && vm.handover == 0);
+        const bool may_flush = idle && reducer_->open_pages(at->first) != 0;
+        if (vm.queue->empty() && !may_seal && !may_flush) continue;
         if (best != nullptr && turns_.rank(best->turn) <= turns_.rank(vm.turn)) continue;
         best = &vm;
         id = at->first;
@@ -416,6 +430,7 @@ bool ReducerStage::send_some() {
 }
 
 bool ReducerStage::reduce(VmId id, Vm& vm) {
+    content_.set_urgent(urgent());
     items_.clear();
     while (items_.size() < kPagesPerTurn && !vm.queue->empty()) {
         const auto page = vm.queue->take();  // its bytes are valid until the next enqueue
@@ -528,9 +543,14 @@ bool ReducerStage::send_ballast() {
 }
 
 void ReducerStage::emit(from_reducer::Event event) {
-    // Room for every VM's seal and a burst of lost pages; beyond, a lost page costs a later
-    // mismatch, no more.
-    if (!events_.try_push(std::move(event))) log_.warning("reducer: event ring is full");
+    events_waiting_.push_back(std::move(event));
+    pump_events();
+}
+
+void ReducerStage::pump_events() {
+    if (events_waiting_.empty()) return;
+    while (!events_waiting_.empty() && events_.try_push(std::move(events_waiting_.front())))
+        events_waiting_.pop_front();
     events_wake_.signal();
 }
 

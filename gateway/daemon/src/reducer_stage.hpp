@@ -213,6 +213,9 @@ class ReducerStage {
     // Capture worker `lane`. `content` (kPageBytes, of a page that is not zero) is copied. False =
     // no room within a short wait: drop the page.
     bool push(size_t lane, CapturedItem&& item, bool may_wait_long, ByteSpan content = {});
+    // Capture worker `lane`, at a pass's end: what it pushed is in the queues. The next pass of the
+    // VM may be another worker's, and nothing orders one lane against another.
+    void wait_taken(size_t lane);
     prestage::PageBudget& budget() { return pool_.budget(); }
 
     // Ingest thread: a message for class disk. False = full, try later.
@@ -283,6 +286,9 @@ class ReducerStage {
     bool ceiling_reached();
     bool line_idle() const;  // everything for classes disk and bulk has been put on the wire
     void void_session();
+    // An alert, or a last pass under way: nothing waits for a disk.
+    bool urgent() const { return urgent_ || final_waiting_.load(std::memory_order_relaxed) != 0; }
+    void pump_events();
     void emit(from_reducer::Event event);
     void publish(Vm& vm);
     void publish_stats();
@@ -330,6 +336,7 @@ class ReducerStage {
     SpscRing<to_reducer::Command> commands_{kCommandsRing};
     std::deque<to_reducer::Command> commands_waiting_;  // control thread
     SpscRing<from_reducer::Event> events_{kEventsRing};
+    std::deque<from_reducer::Event> events_waiting_;  // what did not fit; see run()
     EventFd events_wake_;
     using Lane = SpscSlots<LaneSlot>;
     std::vector<std::unique_ptr<Lane>> lanes_;

@@ -26,6 +26,32 @@ void print_evacuability(const Json& status) {
                 now["makespan_s"].get<double>(), windows.c_str(), now["age_s"].get<double>());
 }
 
+// How each VM is captured, what it writes, and what reduction took of its pages.
+void print_prestaging(const Json& vms) {
+    Table table({"VM", "METHOD", "WRITES MiB IN 5 s", "60 s", "ZERO %", "REFERENCE %", "SHIFTED %",
+                 "DELTA %", "LITERAL %", "SAVED MiB"});
+    for (const auto& vm : vms) {
+        double zero = 0, reference = 0, shifted = 0, delta = 0, literal = 0, saved_mib = 0;
+        for (const auto& rung : vm["rungs"]) {
+            const std::string name = rung["rung"];
+            const double share = rung["share_pct"];
+            saved_mib += rung["saved_mib"].get<double>();
+            (name == "zero"                    ? zero
+             : name.rfind("reference", 0) == 0 ? reference
+             : name.rfind("shifted", 0) == 0   ? shifted
+             : name.rfind("delta", 0) == 0     ? delta
+                                               : literal) += share;
+        }
+        const Json& dirty = vm["dirty"];
+        table.add({vm["name"], vm["method"], number_or_dash(dirty["after_5s_mib"], 1),
+                   number_or_dash(dirty["after_60s_mib"], 1), decimal(zero, 1),
+                   decimal(reference, 1), decimal(shifted, 1), decimal(delta, 1),
+                   decimal(literal, 1), decimal(saved_mib, 1)});
+    }
+    std::printf("\nPrestaging (pages by rung of reduction; more: evacctl vm show NAME)\n%s",
+                table.text().c_str());
+}
+
 int run(const Context& context) {
     auto reply = context.client().get("/v1/status");
     if (!reply.ok()) return fail(reply.error());
@@ -58,6 +84,7 @@ int run(const Context& context) {
                        decimal(vm["pause_ms_max"], 1), vm["detail"]});
         }
         std::printf("\nHome here\n%s", table.text().c_str());
+        print_prestaging(s["vms"]);
         if (s["rpo_stretch"].get<double>() > 1) {
             std::printf(
                 "Not all RPO targets can be kept within the CPU share and on this line: they "

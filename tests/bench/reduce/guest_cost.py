@@ -2,7 +2,7 @@
 """What prestaging costs the guest: its rate of work with and without, counted inside the guest and
 timed by the host (a guest's own clock stands still while it is stopped).
 
-    tests/bench/reduce/guest_cost.py [--windows 4] [--seconds 20] [--shared] [--json FILE]
+    tests/bench/reduce/guest_cost.py [--windows 4] [--seconds 40] [--shared] [--json FILE]
 
 One guest of 384 MiB that saturates its virtual CPU and rewrites 2 MiB/s; both gateways on the same
 machine, default budget. Windows without and with protection alternate; the first staging, which has
@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from reduce_lab import ReduceLab, write_figures  # noqa: E402  (knows where the others are)
+from reduce_lab import TOP, ReduceLab, write_figures  # noqa: E402  (knows where the others are)
 
 from guests import Guest, GuestSpec  # noqa: E402
 from network import Link  # noqa: E402
@@ -63,9 +63,10 @@ def rate_over(guest: Guest, seconds: float) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--windows", type=int, default=4, help="pairs of windows (default 4)")
-    parser.add_argument("--seconds", type=float, default=20, help="of a window (default 20)")
+    parser.add_argument("--seconds", type=float, default=40, help="of a window (default 40)")
     parser.add_argument("--shared", action="store_true", help="guest memory that can be mapped")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--bin", type=Path, default=TOP / "build/release/bin")
     options = parser.parse_args()
     if options.windows < 1 or not 1 <= options.seconds <= 600:
         parser.error("--windows takes 1 or more, --seconds 1 to 600")
@@ -74,8 +75,8 @@ def main() -> int:
     without: list[float] = []
     during: list[float] = []
     staging: list[float] = []
-    rounds = 0
-    with ReduceLab("cost", Link(100, 20, 0.1, 1), default_budget=True) as lab:
+    rounds: list[int] = []
+    with ReduceLab("cost", Link(100, 20, 0.1, 1), default_budget=True, binaries=options.bin) as lab:
         lab.start_guests([spec])
         guest = lab.guests[0]
         time.sleep(2)
@@ -90,23 +91,25 @@ def main() -> int:
             before = lab.vms()[0]
             during.append(rate_over(guest, options.seconds))
             after = lab.vms()[0]
-            rounds += after["rounds"] - before["rounds"]
+            rounds.append(after["rounds"] - before["rounds"])
             print(
                 f"window {window + 1}: without {without[-1]:.0f} units/s, first staging {staging[-1]:.0f}, "
-                f"protected {during[-1]:.0f}; pause at most {after['pause_ms_max']} ms", flush=True
+                f"protected {during[-1]:.0f}, {rounds[-1]} rounds; pause at most {after['pause_ms_max']} ms", flush=True
             )  # fmt: skip
             lab.remove(guest)
             time.sleep(1)
     ratio = statistics.median(during) / statistics.median(without)
     name = "guest_work_rate_mapped" if options.shared else "guest_work_rate"
-    if rounds == 0:
-        print("no round ran in any window: nothing was measured", file=sys.stderr)
-        return 1
-    print(f"{rounds} rounds in {options.windows} windows of {options.seconds:g} s; first staging "
-          f"{statistics.median(staging) / statistics.median(without):.3f} of the rate without")  # fmt: skip
+    if min(rounds) == 0:
+        print(f"rounds in the windows: {rounds}; where none ran nothing was measured", file=sys.stderr)
+        return 2
     write_figures(options.json, {
         name: {"value": round(ratio, 4), "unit": "of the rate without", "target": f">= {TARGET}",
                "met": ratio >= TARGET, "baseline": f"{statistics.median(without):.0f} units/s without"},
+        # It has a budget of its own, and is over when there is a copy.
+        f"{name}_first_staging": {
+            "value": round(statistics.median(staging) / statistics.median(without), 4),
+            "unit": "of the rate without", "target": None, "met": None},
     })  # fmt: skip
     return 0 if ratio >= TARGET else 1
 

@@ -49,6 +49,8 @@ class Merged:
         for figure in expected:
             if figure.name not in found:
                 self.fail(figure, trouble or f"{producer} does not report it")
+            elif self.figures[figure.name]["target"] is None:
+                self.figures[figure.name].update(met=False, missed="reported without its target")
         if trouble and all(f.name in found for f in expected):
             name = f"{producer}_ran"
             self.figures[name] = {"value": 0, "unit": "whole runs", "target": 1, "met": False,

@@ -80,7 +80,7 @@ Status Pair::open() {
     decoder_ = std::make_unique<dedup::BatchDecoder>(std::move(decoder).value());
     EVAC_TRY(reducer_->set_region(kVm, kRam, RegionKind::main_ram, options_.ram_pages));
     EVAC_TRY(reducer_->set_region(kVm, kDisk, RegionKind::disk, options_.disk_pages));
-    reducer_->set_base_reader(&reader_);
+    if (options_.read_disk) reducer_->set_base_reader(&reader_);
     return {};
 }
 

@@ -37,6 +37,7 @@ class Pair {
         double link_bytes_per_s = 0;
         uint64_t ram_pages = 0;
         uint64_t disk_pages = 0;
+        bool read_disk = true;  // false: home's disk cannot be read for bases (qcow2, not cached)
     };
     static Result<std::unique_ptr<Pair>> create(const Options& options);
 

@@ -56,7 +56,7 @@ def producers() -> list[Producer]:
         Producer(
             "six_guest_bound", HERE / "six_guest_bound.py",
             [Expected("six_guest_first_staging", "of the bound", "<= 1.05")],
-            quick=["--vms", "2"]),
+            quick=["--vms", "2"], takes_bin=True, quick_leaves_out=("six_guest_first_staging",)),
         Producer(
             "bench_partial_dedup", "bench_partial_dedup",
             [Expected(f"partial_dedup_{rate}_over_{what}", "ratio", target)
@@ -77,7 +77,11 @@ def producers() -> list[Producer]:
         Producer(
             "guest_cost", HERE / "guest_cost.py",
             [Expected("guest_work_rate", "of the rate without", ">= 0.97")],
-            quick=["--windows", "1", "--seconds", "8"]),
+            quick=["--windows", "1"], takes_bin=True),
+        Producer(
+            "guest_cost_mapped", HERE / "guest_cost.py",
+            [Expected("guest_work_rate_mapped", "of the rate without", ">= 0.97")],
+            arguments=["--shared"], quick=["--windows", "1"], takes_bin=True),
         Producer(
             "kill_rounds", TOP / "tests/crash/kill_rounds.py",
             [Expected("kills", "kills", "50"),

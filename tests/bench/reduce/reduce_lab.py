@@ -38,12 +38,14 @@ def without_section(text: str, section: str) -> str:
 class ReduceLab:
     """A context manager: everything that it starts it also stops."""
 
-    def __init__(self, tag: str, link: Link, default_budget: bool) -> None:
+    def __init__(
+        self, tag: str, link: Link, default_budget: bool, binaries: Path = TOP / "build/release/bin"
+    ) -> None:
         self._link, self._default_budget = link, default_budget
         self.work = Path(tempfile.mkdtemp(prefix=f"evacgw-{tag}-"))
         shm = Path("/dev/shm")
         self.ram_dir = Path(tempfile.mkdtemp(prefix=f"evacgw-{tag}-", dir=shm if shm.is_dir() else None))
-        self._binaries = TOP / "build/release/bin"
+        self._binaries = binaries
         self.lab = Lab(f"{os.getpid()}-{tag[:1]}")
         self.layout_a, self.layout_b = SiteLayout(self.work, "site-a"), SiteLayout(self.work, "site-b")
         self.a = Site(self.layout_a, self.lab.site_a, self._binaries)
@@ -127,7 +129,7 @@ class ReduceLab:
 
 def write_figures(path: Path | None, figures: dict[str, dict[str, Any]]) -> None:
     for name, figure in figures.items():
-        verdict = "met" if figure["met"] else "MISSED"
+        verdict = {True: "met", False: "MISSED", None: "information"}[figure["met"]]
         beside = f", beside it {figure['baseline']}" if "baseline" in figure else ""
         print(f"{name}: {figure['value']} {figure['unit']} (target {figure['target']}: {verdict}{beside})")
     if path:

@@ -21,13 +21,13 @@ from typing import Iterator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from reduce_lab import MIB, ReduceLab, write_figures  # noqa: E402  (knows where the others are)
+from reduce_lab import MIB, TOP, ReduceLab, write_figures  # noqa: E402  (knows where the others are)
 
 import guests  # noqa: E402
 from network import Link  # noqa: E402
 
 PAGE = 4096
-LEVELS = (1, 3)  # the bound that counts is the smallest
+LEVELS = (1, 3, 6, 9)  # those that the gateway chooses from; the bound that counts is the smallest
 TARGET = 1.05
 
 
@@ -69,9 +69,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vms", type=int, default=6, choices=range(1, 7), metavar="1..6")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--bin", type=Path, default=TOP / "build/release/bin")
     options = parser.parse_args()
     specs = guests.six_guests()[: options.vms]
-    with ReduceLab("bound", Link(100, 20, 0.1, 1), default_budget=False) as lab:
+    with ReduceLab("bound", Link(100, 20, 0.1, 1), default_budget=False, binaries=options.bin) as lab:
         lab.start_guests(specs)
         time.sleep(1)
         for guest in lab.guests:
@@ -107,7 +108,7 @@ def main() -> int:
     print("sent: " + ", ".join(f"{name} {size:.1f}" for name, size in wire.items()) + f": {total:.1f} MiB")
     ratio = total / bound
     write_figures(options.json, {
-        "six_guest_first_staging": {
+        "six_guest_first_staging" if len(specs) == 6 else f"{len(specs)}_guest_first_staging": {
             "value": round(ratio, 4), "unit": "of the bound", "target": f"<= {TARGET}",
             "met": ratio <= TARGET, "baseline": f"bound {bound:.1f} MiB, sent {total:.1f} MiB"},
     })  # fmt: skip

@@ -51,6 +51,11 @@ class MergeTest(unittest.TestCase):
         self.assertEqual(merged.missed(), ["one_ran"])
         self.assertIn("ended with status -11", merged.table())
 
+    def test_a_producer_cannot_drop_the_target(self) -> None:
+        merged = Merged()
+        merged.take("one", [FEWER], {"fewer": {"value": 6, "unit": "times", "target": None}})
+        self.assertEqual(merged.missed(), ["fewer"])
+
     def test_a_name_reported_twice_is_missed(self) -> None:
         merged = Merged()
         merged.take("one", [FEWER], {"fewer": good()})

@@ -9,7 +9,8 @@
 //   stopped     one pass over the stopped guest; always possible
 //
 // Order of preference: mapped; continuous if the guest is hot; sealed; stopped. A method that was
-// asked for is taken or refused, never replaced.
+// asked for is taken or refused at enrolment, never replaced; a single round may have to go another
+// way (gateway/daemon: home_method, pass_method).
 //
 // Hot, from the dirty model dirty(t) (dirty_model.hpp), with M = memory in MiB, T = time from one
 // round to the next, L = time for which a pre-copy stays open, b = its bandwidth in MiB/s, and p =

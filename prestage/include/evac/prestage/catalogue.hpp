@@ -161,7 +161,7 @@ class Catalogue {
     const std::vector<RegionInfo> regions_;
     std::unique_ptr<CatalogueMap> map_;
     std::unique_ptr<CatalogueHeader> header_;  // of its file; null: in memory
-    uint64_t* words_ = nullptr;  // see src/catalogue_format.hpp
+    uint64_t* words_ = nullptr;                // see src/catalogue_format.hpp
     std::vector<Region> state_;
     std::string begun_;
 };

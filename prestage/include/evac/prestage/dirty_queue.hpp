@@ -144,6 +144,7 @@ class DirtyQueue {
     }  // without zero pages
 
   private:
+    static constexpr size_t kKeptEntries = 16 * 1024;  // of an empty queue, about 1 MiB
     static constexpr uint32_t kNone = PageMap::kNone;
     static constexpr uint32_t kLists = 32;
     struct Entry {

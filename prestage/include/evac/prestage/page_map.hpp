@@ -67,6 +67,10 @@ class PageMap {
         --size_;
     }
 
+    void reset() {  // empty, and without memory
+        std::vector<uint64_t>().swap(slots_);
+        size_ = 0;
+    }
     uint64_t bytes() const { return slots_.size() * sizeof(uint64_t); }
 
   private:

@@ -130,6 +130,8 @@ struct RoundOptions {
     int sink_wait_ms = kSinkWaitMs;
     // Set by any thread: seal now, likewise. Seen within 20 ms.
     const std::atomic<bool>* seal_now = nullptr;
+    // The round failed because somebody else paused the guest: it was left so.
+    std::function<void()> on_left_stopped;
 };
 
 // A pass of a live pre-copy over what was written during the one before.

@@ -192,8 +192,10 @@ class DiskCapture {
     virtual Status finish_point(PointEnd end) = 0;
 
     // The next point reads everything (away lost its copy, or a captured point was lost
-    // afterwards). Told to QEMU at once, so that it holds for an adopt() after this process too.
-    virtual void request_full_compare() = 0;
+    // afterwards). Told to QEMU at once, so that it holds for an adopt() after this process too:
+    // false where that could not be done (nothing is tracked yet, or QEMU refused), and then it
+    // holds for this object, its adopt() included, only.
+    virtual bool request_full_compare() = 0;
     // The next point also delivers pages [first, first + count) of a disk, whatever the bitmaps
     // say (they were captured, and lost afterwards). Asked again by each point until one ends as
     // `captured`; asked during a point, it is the next one's. In memory only: after adopt() the
