@@ -6,7 +6,6 @@
 // over the disks at home learns them: in idle turns, within HomeContent's
 // share of the time, and never while something is urgent. Pages that were sketched already cost a
 // look each, so a pass after a lost session is short.
-#include "cpu_time.hpp"
 #include "reducer_stage.hpp"
 
 namespace evac::daemon {
@@ -58,7 +57,6 @@ bool ReducerStage::reindex_some() {
     }
     if (!reindexing_ || !content_.may_wait()) return false;
     const uint64_t begin_ns = now_ns;
-    const uint64_t begin_cpu_ns = thread_cpu_ns();
     content_.begin_slice();
     do {
         reindexing_ = reducer_->reindex(kPagesPerStep);
@@ -66,7 +64,6 @@ bool ReducerStage::reindex_some() {
     } while (reindexing_ && now_ns - begin_ns < kSliceNs);
     content_.end_slice();
     content_.charge(now_ns - begin_ns);
-    tuned_cpu_ns_ += thread_cpu_ns() - begin_cpu_ns;  // not the next batch's cost
     return true;
 }
 

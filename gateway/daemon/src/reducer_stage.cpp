@@ -451,6 +451,7 @@ bool ReducerStage::reduce(VmId id, Vm& vm) {
     }
     const size_t pages = items_.size();
     charge(vm, pages * kPageChargeBytes);
+    begin_reduction();
     reducer_->add_all(items_);
     const bool sealed = vm.queue->empty() && try_seal(id, vm);
     // Nothing more comes at the moment: what is open must not wait for a full batch, unless the
@@ -460,6 +461,7 @@ bool ReducerStage::reduce(VmId id, Vm& vm) {
         reducer_->flush_vm(id);
         flushed = true;
     }
+    end_reduction();
     publish(vm);
     flush_outgoing();
     return pages != 0 || sealed || flushed;

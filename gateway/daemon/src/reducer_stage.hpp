@@ -221,6 +221,9 @@ class ReducerStage {
     // Ingest thread: a message for class disk. False = full, try later.
     bool push_message(Bytes&& message);
 
+    uint64_t content_bytes(size_t setting) const {
+        return content_by_setting_[setting].load(std::memory_order_relaxed);
+    }
     // Control thread; a snapshot about a second old.
     const dedup::ReducerStats& stats();
     const ReindexStatus& reindex() const { return reindex_; }  // any thread
@@ -294,6 +297,9 @@ class ReducerStage {
     void publish_stats();
     void publish_rungs(VmId id, const Vm& vm);
     void tune(const dedup::EncodedBatch& batch);
+    uint64_t reduction_cpu_ns() const;
+    void begin_reduction();
+    void end_reduction();
     // --- reducer_content.cpp
     void add_sources(VmId vm, std::vector<HomeSource>&& sources);
     void reindex_soon();
@@ -315,9 +321,14 @@ class ReducerStage {
     prestage::PagePool pool_;
     dedup::ReductionTuner tuner_;
     size_t setting_ = kSettingAtRest;
-    uint64_t tuned_cpu_ns_ = 0;
+    uint64_t tuned_cpu_ns_ = 0;  // of reduction_cpu_ns(), when the last batch was made
+    uint64_t reduction_cpu_ns_ = 0, reduce_begin_cpu_ns_ = 0;
+    bool reducing_ = false;
+    // Content reduced under each of the tuner's settings; read by control.
+    std::array<std::atomic<uint64_t>, dedup::kSettings> content_by_setting_{};
     uint64_t rate_ns_ = 0;
     double rate_bytes_per_s_ = 0;
+    bool line_full_ = false;
     std::vector<dedup::PageItem> items_;  // scratch of reduce()
 
     std::map<VmId, Vm> vms_;

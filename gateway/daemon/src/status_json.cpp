@@ -254,8 +254,12 @@ Json status_json(App& app) {
     out["rpo_stretch"] = rounded(app.home().rpo_stretch());
     out["link"] = app.link_desk().link_json(app.peer_port_name());
     const auto& reduction = app.reducer().stats();
+    Json settings = Json::object();
+    for (size_t i = 0; i < dedup::kSettings; ++i)
+        settings[dedup::name_of(i)] = rounded(mib(app.reducer().content_bytes(i)));
     out["reduction"] = {{"memory", rungs_json(reduction.memory)},
                         {"disk", rungs_json(reduction.disk)},
+                        {"content_mib_by_setting", std::move(settings)},
                         {"batches", reduction.batches},
                         {"naks", reduction.naks},
                         {"stale_hits", reduction.stale_hits},

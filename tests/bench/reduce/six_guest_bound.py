@@ -95,6 +95,8 @@ def main() -> int:
             for page in distinct_pages(files):
                 out.write(page)
         reduction = lab.a.evacctl("status")["reduction"]
+        print("settings:", ", ".join(f"{name} {mib:.0f} MiB"
+              for name, mib in reduction["content_mib_by_setting"].items() if mib >= 1))  # fmt: skip
         for kind in ("memory", "disk"):
             rungs = ", ".join(f"{name} {r['pages']} pages {r['raw_mib']:.1f} -> {r['wire_mib']:.1f} MiB"
                               for name, r in reduction[kind].items() if r["pages"])  # fmt: skip
