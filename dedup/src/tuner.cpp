@@ -34,6 +34,8 @@ constexpr double kPriorWeight = 512.0 * 1024;
 constexpr double kHalfLife = 64.0 * 1024 * 1024;  // of content, over all settings
 constexpr double kExploreShare = 0.015;           // of the time to drain
 constexpr uint64_t kSolveEvery = 8;
+constexpr double kSlowMachine = 6;    // against the one of the priors
+constexpr uint64_t kFirstTouch = 96;  // batches, 6 MiB of content
 constexpr double kStarvedSmoothing = 1.0 / 32;
 constexpr double kStarvedMost = 0.9;  // a mix that fits finds the link starved about half the time
 constexpr double kGainUp = 1.05;
@@ -59,7 +61,14 @@ ReductionTuner::ReductionTuner() {
 void ReductionTuner::record(size_t setting, uint64_t content_bytes, uint64_t wire_bytes,
                             uint64_t cpu_ns) {
     EVAC_ASSERT(setting < kSettings);
-    const double cpu_s = static_cast<double>(cpu_ns) * kNs;
+    double cpu_s = static_cast<double>(cpu_ns) * kNs;
+    // The first batches touch the tables' memory for the first time, which costs many times what
+    // a setting does: theirs is believed up to a factor for a slow machine.
+    if (recorded_ < kFirstTouch) {
+        ++recorded_;
+        cpu_s = std::min(
+            cpu_s, kSlowMachine * kTable[setting].prior_cpu * static_cast<double>(content_bytes));
+    }
     const double took_s = std::max(cpu_s, static_cast<double>(wire_bytes) / rate_);
     took_s_ += took_s;
     if (exploring_) explored_s_ += took_s;

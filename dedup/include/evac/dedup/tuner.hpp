@@ -64,6 +64,7 @@ class ReductionTuner {
     size_t explore_candidate();
     double seconds(size_t setting, double bytes_per_s) const;
 
+    uint64_t recorded_ = 0;
     std::array<Evidence, kSettings> evidence_{};
     std::array<Estimate, kSettings> estimates_{};
     TunedMix mix_;
