@@ -91,6 +91,7 @@ def run_producer(producer: Producer, options: argparse.Namespace, work: Path, me
 
 def main() -> int:
     options = parse()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     if options.list:
         for producer in options.producers:
             say(f"{producer.name}: {', '.join(e.name for e in producer.expected)}")

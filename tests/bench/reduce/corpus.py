@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +172,8 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="capture anew")
     parser.add_argument("--only", metavar="WORKLOAD")
     arguments = parser.parse_args()
+    # Unwinds, so that its guests end with it.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     try:
         folder, _ = build(arguments.quick, arguments.fresh, arguments.only)
     except CorpusError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -35,6 +36,11 @@ def without_section(text: str, section: str) -> str:
     return "\n".join(kept) + "\n"
 
 
+def end_on_sigterm() -> None:
+    """SIGTERM unwinds like an exception, so that guests, daemons and namespaces are taken down."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
+
+
 class ReduceLab:
     """A context manager: everything that it starts it also stops."""
 
@@ -53,6 +59,7 @@ class ReduceLab:
         self.guests: list[Guest] = []
 
     def __enter__(self) -> ReduceLab:
+        end_on_sigterm()
         try:
             self._start()
         except BaseException:
